@@ -1,0 +1,270 @@
+package proto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/ttrpc"
+)
+
+// Exec is the caller's side of one running command. It owns its connection.
+// One goroutine receives; one each copies stdout and stderr to their writers.
+type Exec struct {
+	client *ttrpc.Client
+	stream Agent_ExecClient
+	pid    int
+	stop   func() bool // the context's hook
+	ctx    context.Context
+
+	stdinFree chan struct{} // a token per stdin message that may be sent
+	stdinErr  chan struct{} // closed: the command does not read any more
+
+	out, err *outputPump
+	pumps    sync.WaitGroup
+
+	done chan struct{} // closed when the receive loop has ended
+	exit *ExecExit     // set before done
+	fail error         // set before done, when exit is nil
+
+	mu       sync.Mutex
+	errno    syscall.Errno // of stdinErr
+	stdinEOF bool
+}
+
+// StartError says why a command did not start.
+type StartError struct {
+	Failure *StartFailure
+}
+
+func (e *StartError) Error() string { return e.Failure.GetMessage() }
+
+// Unwrap is the guest's errno, nil if there was none.
+func (e *StartError) Unwrap() error {
+	if n := e.Failure.GetErrno(); n != 0 {
+		return syscall.Errno(n)
+	}
+	return nil
+}
+
+// ErrLost is returned when the connection ended before the command did; the
+// agent then kills the command.
+var ErrLost = errors.New("connection to the guest lost")
+
+// StartExec starts a command over a fresh connection, which it owns from now
+// on, failing or not. Output goes to the writers (nil discards it) until Wait
+// returns. It returns a *StartError if the guest could not start the command.
+// The end of ctx closes the connection, which kills the command.
+func StartExec(ctx context.Context, conn net.Conn, start *ExecStart, stdout, stderr io.Writer) (*Exec, error) {
+	client := ttrpc.NewClient(conn)
+	e := &Exec{
+		client:    client,
+		ctx:       ctx,
+		stop:      context.AfterFunc(ctx, func() { client.Close() }),
+		stdinFree: make(chan struct{}, Window),
+		stdinErr:  make(chan struct{}),
+		done:      make(chan struct{}),
+	}
+	for range Window {
+		e.stdinFree <- struct{}{}
+	}
+	if err := e.start(start); err != nil {
+		e.stop()
+		client.Close()
+		return nil, err
+	}
+	e.out = newOutputPump(stdout, e.credit(func(n uint32) isExecInput_Input { return &ExecInput_StdoutCredit{n} }),
+		e.credit(func(uint32) isExecInput_Input { return &ExecInput_StdoutClosed{true} }))
+	e.err = newOutputPump(stderr, e.credit(func(n uint32) isExecInput_Input { return &ExecInput_StderrCredit{n} }),
+		e.credit(func(uint32) isExecInput_Input { return &ExecInput_StderrClosed{true} }))
+	e.pumps.Go(e.out.run)
+	e.pumps.Go(e.err.run)
+	go e.receive()
+	return e, nil
+}
+
+func (e *Exec) start(start *ExecStart) error {
+	stream, err := NewAgentClient(e.client).Exec(e.ctx)
+	if err != nil {
+		return e.lost(err)
+	}
+	e.stream = stream
+	if err := stream.Send(&ExecInput{Input: &ExecInput_Start{Start: start}}); err != nil {
+		return e.lost(err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return e.lost(err)
+	}
+	switch m := first.GetOutput().(type) {
+	case *ExecOutput_Started:
+		e.pid = int(m.Started.GetPid())
+		return nil
+	case *ExecOutput_Failure:
+		return &StartError{Failure: m.Failure}
+	}
+	return fmt.Errorf("start exec: unexpected first message %T", first.GetOutput())
+}
+
+// lost turns an error of the stream into the caller's: the context's own error
+// if it has ended, else ErrLost around the cause.
+func (e *Exec) lost(err error) error {
+	if ctxErr := e.ctx.Err(); ctxErr != nil {
+		return ctxErr
+	}
+	return fmt.Errorf("%w: %w", ErrLost, err)
+}
+
+func (e *Exec) credit(message func(uint32) isExecInput_Input) func(uint32) {
+	return func(n uint32) {
+		// An error shows up in the receive loop too.
+		_ = e.stream.Send(&ExecInput{Input: message(n)})
+	}
+}
+
+// receive dispatches what the agent sends. The queues of the pumps hold a
+// whole window, so it never waits.
+func (e *Exec) receive() {
+	defer close(e.done)
+	defer e.out.end()
+	defer e.err.end()
+	for {
+		m, err := e.stream.Recv()
+		if err != nil {
+			e.fail = e.lost(err)
+			return
+		}
+		switch m := m.GetOutput().(type) {
+		case *ExecOutput_Stdout:
+			err = e.out.push(m.Stdout)
+		case *ExecOutput_Stderr:
+			err = e.err.push(m.Stderr)
+		case *ExecOutput_StdinCredit:
+			err = e.addStdinCredit(m.StdinCredit)
+		case *ExecOutput_StdinError:
+			e.endStdin(syscall.Errno(m.StdinError.GetErrno()))
+		case *ExecOutput_Exit:
+			e.exit = m.Exit
+			return
+		default:
+			err = fmt.Errorf("exec: unexpected message %T", m)
+		}
+		if err != nil {
+			e.fail = err
+			e.client.Close()
+			return
+		}
+	}
+}
+
+func (e *Exec) addStdinCredit(n uint32) error {
+	for range min(n, Window+1) {
+		select {
+		case e.stdinFree <- struct{}{}:
+		default:
+			return errors.New("exec: the agent returned more stdin credit than it was given")
+		}
+	}
+	return nil
+}
+
+func (e *Exec) endStdin(errno syscall.Errno) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.errno != 0 {
+		return
+	}
+	if errno == 0 {
+		errno = syscall.EPIPE
+	}
+	e.errno = errno
+	close(e.stdinErr)
+}
+
+// PID is the command's process ID in the guest.
+func (e *Exec) PID() int { return e.pid }
+
+// Done is closed when the command's exit, or the loss of the connection, is
+// known. Output may still be on its way to the writers: see Wait.
+func (e *Exec) Done() <-chan struct{} { return e.done }
+
+// Write sends p to the command's stdin and waits while the command does not
+// read. It fails with EPIPE when the command has closed its stdin or ended.
+func (e *Exec) Write(p []byte) (int, error) {
+	n := 0
+	for len(p) > 0 {
+		select {
+		case <-e.stdinErr: // takes precedence over a free slot
+			return n, e.stdinError()
+		default:
+		}
+		select {
+		case <-e.stdinFree:
+		case <-e.stdinErr:
+			return n, e.stdinError()
+		case <-e.done:
+			return n, syscall.EPIPE
+		}
+		chunk := p[:min(len(p), MaxChunk)]
+		e.mu.Lock()
+		closed := e.stdinEOF
+		e.mu.Unlock()
+		if closed {
+			return n, os.ErrClosed
+		}
+		if err := e.stream.Send(&ExecInput{Input: &ExecInput_Stdin{Stdin: chunk}}); err != nil {
+			return n, e.lost(err)
+		}
+		n += len(chunk)
+		p = p[len(chunk):]
+	}
+	return n, nil
+}
+
+func (e *Exec) stdinError() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.errno
+}
+
+// CloseStdin gives the command the end of its stdin. Later calls do nothing.
+func (e *Exec) CloseStdin() error {
+	e.mu.Lock()
+	closed := e.stdinEOF
+	e.stdinEOF = true
+	e.mu.Unlock()
+	if closed {
+		return nil
+	}
+	select {
+	case <-e.done:
+		return nil
+	default:
+	}
+	if err := e.stream.Send(&ExecInput{Input: &ExecInput_StdinEof{StdinEof: true}}); err != nil {
+		return e.lost(err)
+	}
+	return nil
+}
+
+// Wait waits for the command's end and for its output to be written, and
+// closes the connection. The error is ErrLost, the context's, or, beside a
+// non-nil exit, the first error of a writer.
+func (e *Exec) Wait() (*ExecExit, error) {
+	<-e.done
+	e.pumps.Wait()
+	e.stop()
+	e.client.Close()
+	if e.exit == nil {
+		return nil, e.fail
+	}
+	return e.exit, errors.Join(e.out.failed, e.err.failed)
+}
+
+// Close abandons the command: the agent kills it and its descendants.
+func (e *Exec) Close() error { return e.client.Close() }

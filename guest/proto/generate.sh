@@ -1,0 +1,15 @@
+#!/bin/sh
+# Regenerates the Go code of the agent's protocol. Needs protoc (Debian:
+# protobuf-compiler); the two plugins come from the modules that go.mod names.
+set -eu
+cd "$(dirname "$0")"
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+CGO_ENABLED=0 go build -o "$bin/" \
+	google.golang.org/protobuf/cmd/protoc-gen-go \
+	github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
+PATH="$bin:$PATH" protoc --proto_path=. \
+	--go_out=. --go_opt=paths=source_relative \
+	--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative \
+	agent.proto
+gofmt -w agent.pb.go agent_ttrpc.pb.go
