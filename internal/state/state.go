@@ -1,0 +1,61 @@
+package state
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+)
+
+// Status is where a sandbox is in its life.
+type Status string
+
+// The statuses. Draining is entered by a later release.
+const (
+	Starting Status = "starting"
+	Running  Status = "running"
+	Draining Status = "draining"
+	Stopped  Status = "stopped"
+	Crashed  Status = "crashed"
+)
+
+// State is the content of state.json.
+type State struct {
+	Status  Status    `json:"status"`
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
+	// Reason is why the sandbox ended, Code its exit code, and Console the
+	// console's last lines if it did not end in order.
+	Reason  string `json:"reason,omitempty"`
+	Detail  string `json:"detail,omitempty"`
+	Code    int    `json:"code"`
+	Console string `json:"console,omitempty"`
+}
+
+// Read returns what became of the sandbox. A sandbox whose state says that it
+// lives while its lock is free has crashed.
+func (d *Dir) Read() (State, error) {
+	// The lock first: a monitor writes its last state before it lets go, so a
+	// free lock makes the state read after it final.
+	locked, err := d.Locked()
+	if err != nil {
+		return State{}, err
+	}
+	var s State
+	err = d.ReadJSON(StateFile, &s)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.Status = Starting
+	case err != nil:
+		return State{}, err
+	}
+	if !locked {
+		switch s.Status {
+		case Stopped, Crashed:
+		default:
+			s.Status = Crashed
+			s.Reason = "crashed"
+			s.Detail = "the monitor ended without a word: killed, or out of memory"
+		}
+	}
+	return s, nil
+}
