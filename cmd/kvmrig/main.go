@@ -1,0 +1,61 @@
+// Command kvmrig runs a command, or a Go test binary, on a machine with a
+// working KVM: this one if its KVM is good, otherwise an emulated one.
+//
+//	kvmrig [flags] [--] COMMAND [ARGUMENT…]
+//	go test -exec 'bin/kvmrig' ./kvm
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/sandpit-vm/sandpit/internal/rig"
+	"github.com/sandpit-vm/sandpit/internal/rig/l1"
+)
+
+func main() {
+	if os.Getpid() == 1 && os.Args[0] == "/init" {
+		l1.Main()
+	}
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	var c rig.Config
+	var direct, emulate bool
+	fs := flag.NewFlagSet("kvmrig", flag.ContinueOnError)
+	fs.BoolVar(&direct, "direct", false, "run on this machine, whatever its KVM is")
+	fs.BoolVar(&emulate, "emulate", false, "run in the emulated machine, whatever this one's KVM is")
+	fs.DurationVar(&c.Timeout, "timeout", 0, "kill the command after `DURATION` and exit with 124")
+	fs.BoolVar(&c.TTY, "t", false, "give the command a terminal")
+	fs.BoolVar(&c.Fresh, "fresh", false, "do not use a warm rig")
+	fs.BoolVar(&c.Time, "time", false, "print how long each phase took")
+	fs.IntVar(&c.CPUs, "cpus", 0, "processors of the emulated machine (default: this machine's, from 2 to 8)")
+	fs.IntVar(&c.Memory, "memory", 0, "its memory in `MiB` (default 8192)")
+	fs.StringVar(&c.Kernel, "kernel", "", "its kernel, an ELF `FILE` (default $"+rig.KernelEnv+", or the bundled one)")
+	fs.StringVar(&c.QEMU, "qemu", "", "QEMU's executable (default qemu-system-x86_64)")
+	fs.BoolVar(&c.Verbose, "verbose", false, "show the emulated machine's console on standard error")
+	fs.Func("share", "let the emulated machine write to `DIR` (repeatable)", func(s string) error {
+		c.Shares = append(c.Shares, s)
+		return nil
+	})
+	if err := fs.Parse(args); err != nil {
+		return 125
+	}
+	if direct && emulate {
+		fmt.Fprintln(os.Stderr, "kvmrig: --direct and --emulate exclude each other")
+		return 125
+	}
+	if direct {
+		c.Mode = rig.Direct
+	} else if emulate {
+		c.Mode = rig.Emulate
+	}
+	c.Args = fs.Args()
+	code, err := rig.Run(c)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kvmrig: %v\n", err)
+	}
+	return code
+}

@@ -1,0 +1,31 @@
+package rig
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+)
+
+// KernelEnv names the environment variable that overrides the bundled kernel.
+const KernelEnv = "KVMRIG_KERNEL"
+
+// openKernel opens L1's kernel, an uncompressed ELF file.
+func openKernel(path string) (*os.File, error) {
+	if path == "" {
+		path = os.Getenv(KernelEnv)
+	}
+	if path == "" {
+		return bundledKernel()
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &Error{Op: "open the kernel", Err: fmt.Errorf("%w: %w", ErrNoKernel, err)}
+	}
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(f, magic); err != nil || !bytes.Equal(magic, []byte("\x7fELF")) {
+		f.Close()
+		return nil, &Error{Op: "open the kernel", Err: fmt.Errorf("%w: %s is not an ELF file (an uncompressed vmlinux is needed)", ErrNoKernel, path)}
+	}
+	return f, nil
+}
