@@ -28,10 +28,10 @@
 //	mem, err := guestmem.NewMemfd("guest", boot.Ranges(512<<20)...)
 //	f, err := os.Open("vmlinux")
 //	fi, err := f.Stat()
-//	base, irq, _ := boot.VirtioMMIO(0)
+//	base, irq := boot.MMIODevice(0)
 //	cpu, err := boot.Load(mem, boot.Params{
 //		Kernel: f, KernelSize: fi.Size(),
-//		Cmdline: "console=ttyS0 " + boot.MMIODeviceArg(base, boot.VirtioMMIOSize, irq),
+//		Cmdline: "console=ttyS0 " + boot.MMIODeviceArg(base, boot.MMIODeviceSize, irq),
 //		CPUs:    2,
 //	})
 //	// give cpu to vCPU 0; the other vCPUs wait for their start-up IPI

@@ -75,9 +75,9 @@ const (
 	MMIOGapStart = 0xc000_0000   // RAM below 4 GiB ends here
 	MMIOGapEnd   = 0x1_0000_0000 // RAM beyond 3 GiB continues here
 
-	VirtioMMIOBase = 0xd000_0000 // first virtio-mmio window
-	VirtioMMIOSize = 0x1000      // of one window
-	VirtioMMIOMax  = 18          // windows: interrupt lines 5 to 23 without 8
+	MMIODeviceBase = 0xd000_0000 // first virtio-mmio window
+	MMIODeviceSize = 0x1000      // of one window
+	MaxMMIODevices = 18          // windows: interrupt lines 5 to 23 without 8
 
 	IOAPICBase     = 0xfec0_0000
 	LocalAPICBase  = 0xfee0_0000
@@ -88,20 +88,20 @@ const (
 
 // I/O ports.
 const (
-	PortI8042      = 0x60 // to 0x64
-	PortI8042Size  = 5
-	PortRTC        = 0x70 // index and data
-	PortRTCSize    = 2
-	PortSerial     = 0x3f8 // COM1
-	PortSerialSize = 8
-	PortExit       = 0x500 // one byte: the guest's exit code
-	PortExitSize   = 1
+	I8042Port      = 0x60 // to 0x64
+	I8042PortSize  = 5
+	RTCPort        = 0x70 // index and data
+	RTCPortSize    = 2
+	SerialPort     = 0x3f8 // COM1
+	SerialPortSize = 8
+	ExitPort       = 0x500 // one byte: the guest's exit code
+	ExitPortSize   = 1
 )
 
 // Interrupt lines, which are I/O APIC pins and KVM's GSIs too.
 const (
-	IRQSerial = 4
-	IRQRTC    = 8
+	SerialIRQ = 4
+	RTCIRQ    = 8
 	irqVirtio = 5  // of the first virtio-mmio window
 	irqLines  = 24 // pins of the I/O APIC
 )
@@ -124,17 +124,17 @@ func Ranges(memBytes uint64) []guestmem.Range {
 	return r
 }
 
-// VirtioMMIO returns the base address and interrupt line of virtio-mmio window
-// n, counted from 0. It reports false if there is no such window.
-func VirtioMMIO(n int) (base uint64, irq int, ok bool) {
-	if n < 0 || n >= VirtioMMIOMax {
-		return 0, 0, false
+// MMIODevice returns the base address and interrupt line of virtio-mmio window
+// n, from 0 to MaxMMIODevices-1. For any other n, the line is -1.
+func MMIODevice(n int) (base uint64, irq int) {
+	if n < 0 || n >= MaxMMIODevices {
+		return 0, -1
 	}
 	irq = irqVirtio + n
-	if irq >= IRQRTC {
-		irq++
+	if irq >= RTCIRQ {
+		irq++ // the clock's, even though ours never interrupts
 	}
-	return VirtioMMIOBase + uint64(n)*VirtioMMIOSize, irq, true
+	return MMIODeviceBase + uint64(n)*MMIODeviceSize, irq
 }
 
 // MMIODeviceArg returns the kernel parameter that announces a virtio-mmio
