@@ -1,0 +1,348 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+)
+
+// maxExecs is how many commands run at the same time.
+const maxExecs = 1024
+
+// Config is what an Agent needs of the machine that it runs on.
+type Config struct {
+	// Log may be nil.
+	Log *slog.Logger
+	// Setup prepares the machine. It is called once. It returns the path of
+	// the cgroup v2 mount, "" if there is none: descendants of a command that
+	// leave its process group are then out of reach. Nil: nothing to prepare.
+	Setup func(*proto.SetupRequest) (*proto.SetupResponse, string, error)
+	// PowerOff writes back the file systems and ends the machine. It does not
+	// return, but in tests.
+	PowerOff func(code uint8)
+}
+
+// Agent serves the protocol. Its goroutines: one per connection and call (by
+// ttrpc), those of each execution (exec.go), and the reaper's.
+type Agent struct {
+	log     *slog.Logger
+	config  Config
+	reaper  *reaper
+	server  *ttrpc.Server
+	conns   *connQueue
+	cgroups *cgroups // set by Setup, before ready
+
+	shutdown sync.Once
+
+	mu             sync.Mutex
+	phases         proto.Phases
+	setup          setupState
+	draining       bool
+	execs          map[string]*execution // by ID; nil while it starts
+	defaultEnv     []string
+	defaultRlimits []*proto.Rlimit
+}
+
+type setupState int
+
+const (
+	setupNone setupState = iota
+	setupRunning
+	setupFailed
+	setupDone
+)
+
+// New makes an agent. From then on it reaps all children of the process, when
+// [Agent.Reap] is called.
+func New(c Config) (*Agent, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		return nil, &Error{Op: "ttrpc server", Err: err}
+	}
+	a := &Agent{
+		log: c.Log, config: c, server: server,
+		conns: newConnQueue(),
+		execs: map[string]*execution{},
+	}
+	a.reaper = newReaper(a.orphanReaped)
+	a.phases.InitNs = monotonic()
+	proto.RegisterAgentService(server, a)
+	return a, nil
+}
+
+// Run serves the connections given to ServeConn and Serve until ctx ends.
+func (a *Agent) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { a.server.Close() })
+	defer stop()
+	quiet := logrus.New() // ttrpc's own log; what matters of it is in ours
+	quiet.SetOutput(io.Discard)
+	return a.server.Serve(log.WithLogger(ctx, logrus.NewEntry(quiet)), a.conns)
+}
+
+// ServeConn serves one connection and returns when it has ended.
+func (a *Agent) ServeConn(conn net.Conn) error {
+	g := newGuard(conn, a.log)
+	if err := a.conns.push(g); err != nil {
+		conn.Close()
+		return err
+	}
+	<-g.closed
+	return nil
+}
+
+// Serve serves every connection of a listener.
+func (a *Agent) Serve(l net.Listener) error {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		if err := a.conns.push(newGuard(conn, a.log)); err != nil {
+			conn.Close()
+			return err
+		}
+	}
+}
+
+// Reap buries the children that have ended. It is to be called after every
+// SIGCHLD.
+func (a *Agent) Reap() { a.reaper.reap() }
+
+// Connected notes when the connection to the host stood.
+func (a *Agent) Connected() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.phases.ConnectedNs == 0 {
+		a.phases.ConnectedNs = monotonic()
+	}
+}
+
+func (a *Agent) orphanReaped() {
+	a.mu.Lock()
+	cg := a.cgroups
+	a.mu.Unlock()
+	if cg != nil {
+		cg.sweep()
+	}
+}
+
+// admit reserves the execution's ID and a place.
+func (a *Agent) admit(x *execution) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id := x.start.GetId()
+	switch {
+	case a.draining:
+		return fail(proto.StartFailure_DRAINING, nil, "the sandbox is shutting down")
+	case a.setup != setupDone:
+		return fail(proto.StartFailure_NOT_READY, nil, "the guest is not set up yet")
+	case len(a.execs) >= maxExecs:
+		return fail(proto.StartFailure_TOO_MANY, nil, "%d commands are running already", maxExecs)
+	}
+	if _, taken := a.execs[id]; taken {
+		return fail(proto.StartFailure_BAD_ARGS, nil, "exec id %q is taken", id)
+	}
+	a.execs[id] = nil
+	return nil
+}
+
+func (a *Agent) started(x *execution) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.execs[x.start.GetId()] = x
+}
+
+func (a *Agent) release(x *execution) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.execs, x.start.GetId())
+}
+
+func (a *Agent) running(id string) (*execution, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if x := a.execs[id]; x != nil {
+		return x, nil
+	}
+	return nil, status.Errorf(codes.NotFound, "no exec %q is running", shorten(id))
+}
+
+// Setup implements the call.
+func (a *Agent) Setup(_ context.Context, r *proto.SetupRequest) (_ *proto.SetupResponse, err error) {
+	defer a.recovered("setup", &err)
+	if err := validateSetup(r); err != nil {
+		return nil, statusInvalid(err.Error())
+	}
+	a.mu.Lock()
+	if a.setup != setupNone {
+		a.mu.Unlock()
+		return nil, status.Error(codes.FailedPrecondition, "setup was called before")
+	}
+	a.setup = setupRunning
+	a.phases.SetupBeginNs = monotonic()
+	a.mu.Unlock()
+
+	state := setupFailed
+	defer func() {
+		a.mu.Lock()
+		a.setup = state
+		a.mu.Unlock()
+	}()
+	resp, cg, err := a.prepare(r)
+	if err != nil {
+		a.log.Error("setup failed", "err", err)
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	a.mu.Lock()
+	a.cgroups = cg
+	a.defaultEnv, a.defaultRlimits = r.GetEnv(), r.GetRlimits()
+	a.phases.ReadyNs = monotonic()
+	resp.Phases = a.phasesLocked()
+	a.mu.Unlock()
+	state = setupDone
+	return resp, nil
+}
+
+func (a *Agent) prepare(r *proto.SetupRequest) (*proto.SetupResponse, *cgroups, error) {
+	if ns := r.GetWallClockNs(); ns != 0 {
+		if err := setClock(ns); err != nil {
+			return nil, nil, err
+		}
+	}
+	if a.config.Setup == nil {
+		return &proto.SetupResponse{}, nil, nil
+	}
+	resp, mount, err := a.config.Setup(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	a.mu.Lock()
+	a.phases.RootMountedNs = resp.GetPhases().GetRootMountedNs()
+	a.mu.Unlock()
+	if mount == "" {
+		a.log.Warn("no cgroup v2: a command's descendants that leave its process group outlive it")
+		return resp, nil, nil
+	}
+	cg, err := openCgroups(mount, "sandpit")
+	if err != nil {
+		return nil, nil, &Error{Op: "cgroups", Err: err}
+	}
+	return resp, cg, nil
+}
+
+func (a *Agent) phasesLocked() *proto.Phases {
+	return &proto.Phases{
+		InitNs: a.phases.InitNs, ConnectedNs: a.phases.ConnectedNs, SetupBeginNs: a.phases.SetupBeginNs,
+		RootMountedNs: a.phases.RootMountedNs, ReadyNs: a.phases.ReadyNs,
+	}
+}
+
+// Signal implements the call.
+func (a *Agent) Signal(_ context.Context, r *proto.SignalRequest) (_ *proto.Empty, err error) {
+	defer a.recovered("signal", &err)
+	if r.GetSignal() < 1 || r.GetSignal() > 64 {
+		return nil, statusInvalid(fmt.Sprintf("signal %d is not in 1 to 64", r.GetSignal()))
+	}
+	x, err := a.running(r.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if err := x.signal(syscall.Signal(r.GetSignal())); err != nil {
+		return nil, status.Errorf(codes.NotFound, "exec %q has ended", r.GetId())
+	}
+	return &proto.Empty{}, nil
+}
+
+// Resize implements the call.
+func (a *Agent) Resize(_ context.Context, r *proto.ResizeRequest) (_ *proto.Empty, err error) {
+	defer a.recovered("resize", &err)
+	if r.GetRows() > proto.MaxTermCells || r.GetCols() > proto.MaxTermCells {
+		return nil, statusInvalid("terminal too large")
+	}
+	x, err := a.running(r.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if x.master == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "exec %q has no terminal", r.GetId())
+	}
+	if err := resizeTerminal(x.master, r.GetRows(), r.GetCols()); err != nil {
+		return nil, status.Errorf(codes.NotFound, "resize %q: %v", r.GetId(), err)
+	}
+	return &proto.Empty{}, nil
+}
+
+// SetClock implements the call.
+func (a *Agent) SetClock(_ context.Context, r *proto.SetClockRequest) (_ *proto.Empty, err error) {
+	defer a.recovered("set clock", &err)
+	if err := setClock(r.GetWallClockNs()); err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	return &proto.Empty{}, nil
+}
+
+// Ping implements the call.
+func (a *Agent) Ping(context.Context, *proto.PingRequest) (*proto.PingResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &proto.PingResponse{
+		Protocol: proto.Version,
+		UptimeNs: monotonic(),
+		Phases:   a.phasesLocked(),
+		Execs:    uint32(len(a.execs)),
+	}, nil
+}
+
+// recovered turns a panic of a call into an error: the end of PID 1 would be
+// the end of the machine.
+func (a *Agent) recovered(what string, err *error) {
+	if p := recover(); p != nil {
+		a.log.Error("panic", "in", what, "value", fmt.Sprint(p), "stack", string(debug.Stack()))
+		*err = status.Errorf(codes.Internal, "%s: the agent failed", what)
+	}
+}
+
+func statusInvalid(message string) error { return status.Error(codes.InvalidArgument, message) }
+
+// monotonic is the time since the kernel's start.
+func monotonic() int64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return ts.Nano()
+}
+
+func setClock(ns int64) error {
+	if ns <= 0 {
+		return &Error{Op: "set clock", Err: errString("not after 1970")}
+	}
+	ts := unix.NsecToTimespec(ns)
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return &Error{Op: "set clock", Err: err}
+	}
+	return nil
+}
+
+// isInit tells whether signals to all processes are the agent's to send.
+func isInit() bool { return os.Getpid() == 1 }
+
+// pollEvery is how often the end of the last processes is looked for.
+const pollEvery = 2 * time.Millisecond

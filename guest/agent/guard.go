@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+)
+
+// Frames of ttrpc, as its PROTOCOL.md has them: length (4 bytes, big endian),
+// stream (4), type (1), flags (1), and as many bytes as the length says.
+const (
+	frameHeader  = 10
+	frameRequest = 1
+	frameData    = 3
+	maxFrame     = proto.MaxArgBytes + 512<<10
+)
+
+// guard is a connection that lets only the protocol's frames through to
+// ttrpc's server, which trusts its peer (data for a call that does not stream
+// would crash it): a connection carries either calls or one Exec, and data
+// belongs to that Exec. Any other input, and any error, ends the connection;
+// ttrpc would keep a call alive after some.
+type guard struct {
+	net.Conn
+	log *slog.Logger
+
+	// Reading, by one goroutine.
+	pending []byte // checked bytes that are not yet read
+	rest    int    // bytes of a data frame still to pass through
+	head    [frameHeader]byte
+	exec    uint32 // stream of the Exec
+	control bool   // some other call was made
+
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newGuard(conn net.Conn, log *slog.Logger) *guard {
+	return &guard{Conn: conn, log: log, closed: make(chan struct{})}
+}
+
+// Close closes the connection.
+func (g *guard) Close() error {
+	err := g.Conn.Close()
+	g.once.Do(func() { close(g.closed) })
+	return err
+}
+
+// Read returns bytes of whole, permitted frames.
+func (g *guard) Read(p []byte) (int, error) {
+	for len(g.pending) == 0 && g.rest == 0 {
+		if err := g.next(); err != nil {
+			return 0, g.end(err)
+		}
+	}
+	if len(g.pending) > 0 {
+		n := copy(p, g.pending)
+		g.pending = g.pending[n:]
+		return n, nil
+	}
+	n, err := g.Conn.Read(p[:min(len(p), g.rest)])
+	g.rest -= n
+	if err != nil && n == 0 {
+		return 0, g.end(err)
+	}
+	return n, nil
+}
+
+// end closes the connection and turns every error into its end.
+func (g *guard) end(err error) error {
+	if v := new(violation); errors.As(err, v) {
+		g.log.Warn("connection closed: protocol violation", "err", string(*v))
+	}
+	g.Close()
+	return io.EOF
+}
+
+// violation is a frame that the protocol does not allow.
+type violation string
+
+func (v violation) Error() string { return string(v) }
+
+// next reads a frame's header, and the whole frame if it is a request.
+func (g *guard) next() error {
+	if _, err := io.ReadFull(g.Conn, g.head[:]); err != nil {
+		return err
+	}
+	length := binary.BigEndian.Uint32(g.head[:4])
+	stream := binary.BigEndian.Uint32(g.head[4:8])
+	if length > maxFrame {
+		return violation("frame too long")
+	}
+	switch g.head[8] {
+	case frameData:
+		if g.exec == 0 || stream != g.exec {
+			return violation("data outside an exec")
+		}
+		g.pending = g.head[:]
+		g.rest = int(length)
+		return nil
+	case frameRequest:
+		if g.exec != 0 || stream == 0 {
+			return violation("a call beside an exec")
+		}
+		frame := make([]byte, frameHeader+int(length))
+		copy(frame, g.head[:])
+		if _, err := io.ReadFull(g.Conn, frame[frameHeader:]); err != nil {
+			return err
+		}
+		method, err := requestMethod(frame[frameHeader:])
+		if err != nil {
+			return err
+		}
+		switch {
+		case method != "Exec":
+			g.control = true
+		case g.control:
+			return violation("an exec beside other calls")
+		default:
+			g.exec = stream
+		}
+		g.pending = frame
+		return nil
+	}
+	return violation("frame of an unknown type")
+}
+
+// requestMethod finds the method's name in an encoded ttrpc request: field 2.
+func requestMethod(b []byte) (string, error) {
+	method := ""
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return "", violation("malformed request")
+		}
+		b = b[n:]
+		if num == 2 && typ == protowire.BytesType {
+			v, n := protowire.ConsumeString(b)
+			if n < 0 {
+				return "", violation("malformed request")
+			}
+			method, b = v, b[n:]
+			continue
+		}
+		n = protowire.ConsumeFieldValue(num, typ, b)
+		if n < 0 {
+			return "", violation("malformed request")
+		}
+		b = b[n:]
+	}
+	return method, nil
+}
+
+// connQueue hands connections to ttrpc's server, which takes listeners only.
+type connQueue struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newConnQueue() *connQueue {
+	return &connQueue{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (q *connQueue) push(c net.Conn) error {
+	select {
+	case q.conns <- c:
+		return nil
+	case <-q.done:
+		return net.ErrClosed
+	}
+}
+
+// Accept implements net.Listener.
+func (q *connQueue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (q *connQueue) Close() error {
+	q.once.Do(func() { close(q.done) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (q *connQueue) Addr() net.Addr { return &net.UnixAddr{Name: "agent", Net: "unix"} }

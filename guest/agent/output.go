@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+)
+
+// chunks lends the buffers of all outputs. A buffer is held only while there
+// is something to read, so that a quiet command costs none.
+var chunks = sync.Pool{New: func() any { b := make([]byte, proto.MaxChunk); return &b }}
+
+// output carries one stream of a command to its caller, as far as the caller
+// has given credit.
+type output struct {
+	file   *os.File
+	send   func([]byte) error
+	credit chan struct{} // a token per message that may be sent
+	keep   bool          // the file is a terminal's: run leaves it open
+	ended  atomic.Bool
+}
+
+func newOutput(file *os.File, send func([]byte) error) *output {
+	o := &output{file: file, send: send, credit: make(chan struct{}, proto.Window)}
+	for range proto.Window {
+		o.credit <- struct{}{}
+	}
+	return o
+}
+
+func (o *output) addCredit(n uint32) error {
+	for range min(n, proto.Window+1) {
+		select {
+		case o.credit <- struct{}{}:
+		default:
+			return errString("more credit than messages were sent")
+		}
+	}
+	return nil
+}
+
+// hangUp closes the pipe: the command's next write gets EPIPE.
+func (o *output) hangUp() {
+	o.file.Close()
+}
+
+// end gives the output so much time to reach its end.
+func (o *output) end(grace time.Duration) {
+	o.ended.Store(true)
+	_ = o.file.SetReadDeadline(time.Now().Add(grace))
+}
+
+// run reads and sends until the end of the file, the end of its grace, or ctx,
+// and closes the file. A terminal stays open: its end only says that nobody
+// has it open just now, and closing it would hang up.
+func (o *output) run(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() { _ = o.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if !o.keep {
+		defer o.file.Close()
+	}
+	for {
+		select {
+		case <-o.credit:
+		case <-ctx.Done():
+			return
+		}
+		n, err := o.forward(ctx)
+		if err == nil && n > 0 {
+			continue
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && o.ended.Load() {
+			o.forwardRest()
+		}
+		return
+	}
+}
+
+// forward waits for output and sends one message of it. 0 is the end.
+func (o *output) forward(ctx context.Context) (int, error) {
+	rc, err := o.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var n int
+	var readErr error
+	var buf *[]byte
+	err = rc.Read(func(fd uintptr) bool {
+		buf = chunks.Get().(*[]byte)
+		n, readErr = readFD(int(fd), *buf)
+		if errors.Is(readErr, unix.EAGAIN) {
+			chunks.Put(buf)
+			buf = nil
+			return false
+		}
+		return true
+	})
+	if buf == nil {
+		return 0, err
+	}
+	defer chunks.Put(buf)
+	if err != nil || readErr != nil || n == 0 {
+		return 0, errors.Join(err, readErr)
+	}
+	if err := o.send((*buf)[:n]); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// forwardRest sends what a pipe that others still hold open has at this
+// moment, one message at most: the size of a pipe.
+func (o *output) forwardRest() {
+	rc, err := o.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf := chunks.Get().(*[]byte)
+	defer chunks.Put(buf)
+	n := 0
+	_ = rc.Control(func(fd uintptr) {
+		for n < len(*buf) {
+			m, err := readFD(int(fd), (*buf)[n:])
+			if m <= 0 || err != nil {
+				return
+			}
+			n += m
+		}
+	})
+	if n > 0 {
+		_ = o.send((*buf)[:n])
+	}
+}
+
+func readFD(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, p)
+		if !errors.Is(err, unix.EINTR) {
+			return max(n, 0), err
+		}
+	}
+}
+
+func (x *execution) sendStdout(b []byte) error {
+	return x.stream.Send(&proto.ExecOutput{Output: &proto.ExecOutput_Stdout{Stdout: b}})
+}
+
+func (x *execution) sendStderr(b []byte) error {
+	return x.stream.Send(&proto.ExecOutput{Output: &proto.ExecOutput_Stderr{Stderr: b}})
+}

@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+)
+
+// Serials of the disks when the request names none.
+const (
+	defaultRootSerial  = "root"
+	defaultUpperSerial = "upper"
+)
+
+// Directories of the initramfs in which the root is put together. They are
+// out of sight once it has been entered.
+const (
+	lowerDir = "/lower"
+	upperDir = "/upper"
+	rootDir  = "/root"
+)
+
+// root is the mounted root file system.
+type root struct {
+	upper      *os.File // the upper's own root directory, to write it back; nil on tmpfs
+	tmpfsUpper bool
+	mountedNs  int64
+}
+
+// enterRoot mounts the disks, joins them and makes the result the root of the
+// agent and of all that it starts.
+func enterRoot(r *proto.SetupRequest) (*root, error) {
+	serial := func(given, def string) string {
+		if given == "" {
+			return def
+		}
+		return given
+	}
+	rootSerial := serial(r.GetRootSerial(), defaultRootSerial)
+	lower, err := findDisk("/sys/block", rootSerial)
+	if err != nil {
+		return nil, err
+	}
+	if lower == "" {
+		return nil, &Error{Op: "find root disk", Err: fmt.Errorf("no virtio-blk disk has the serial %q", rootSerial)}
+	}
+	upper, err := findDisk("/sys/block", serial(r.GetUpperSerial(), defaultUpperSerial))
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range []string{lowerDir, upperDir, rootDir} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := mount("/dev/"+lower, lowerDir, "erofs", unix.MS_RDONLY, ""); err != nil {
+		return nil, err
+	}
+	mounted := &root{tmpfsUpper: upper == ""}
+	if err := mountUpper(mounted, upper, r.GetUpperTmpfsBytes()); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{upperDir + "/upper", upperDir + "/work"} {
+		if err := os.Mkdir(d, 0o755); err != nil && !os.IsExist(err) {
+			return nil, err
+		}
+	}
+	options := "lowerdir=" + lowerDir + ",upperdir=" + upperDir + "/upper,workdir=" + upperDir + "/work"
+	if err := mount("overlay", rootDir, "overlay", 0, options); err != nil {
+		return nil, err
+	}
+	if err := switchRoot(rootDir); err != nil {
+		return nil, err
+	}
+	mounted.mountedNs = monotonic()
+	return mounted, nil
+}
+
+func mountUpper(m *root, disk string, tmpfsBytes uint64) error {
+	if disk == "" {
+		options := "mode=0755"
+		if tmpfsBytes > 0 {
+			options += ",size=" + strconv.FormatUint(tmpfsBytes, 10)
+		}
+		return mount("upper", upperDir, "tmpfs", 0, options)
+	}
+	dev := "/dev/" + disk
+	if err := mount(dev, upperDir, "ext4", unix.MS_NOATIME, ""); err != nil {
+		return err
+	}
+	var err error
+	if m.upper, err = os.Open(upperDir); err != nil {
+		return err
+	}
+	return growExt4(m.upper, dev)
+}
+
+// switchRoot makes dir the root directory. What the initramfs held is freed,
+// but for the agent's binary, which runs.
+func switchRoot(dir string) error {
+	for _, d := range []string{"/dev", "/proc", "/sys"} { // fresh ones follow
+		if err := unix.Unmount(d, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			return &Error{Op: "unmount", Path: d, Err: err}
+		}
+	}
+	_ = os.Remove("/init")
+	if err := os.Chdir(dir); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return &Error{Op: "move root", Path: dir, Err: err}
+	}
+	if err := unix.Chroot("."); err != nil {
+		return &Error{Op: "chroot", Path: dir, Err: err}
+	}
+	return os.Chdir("/")
+}
+
+// findDisk returns the name of the disk with a serial, "" if there is none.
+func findDisk(sysBlock, serial string) (string, error) {
+	entries, err := os.ReadDir(sysBlock)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		got, err := os.ReadFile(sysBlock + "/" + e.Name() + "/serial")
+		if err == nil && strings.TrimRight(string(got), "\x00\n ") == serial {
+			return e.Name(), nil
+		}
+	}
+	return "", nil
+}
+
+func mount(source, target, fstype string, flags uintptr, data string) error {
+	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
+		return &Error{Op: "mount " + fstype, Path: target, Err: err}
+	}
+	return nil
+}
+
+// ext4ResizeFS is EXT4_IOC_RESIZE_FS: _IOW('f', 16, __u64).
+const ext4ResizeFS = 0x40086610
+
+// growExt4 makes a mounted ext4 as large as its device.
+func growExt4(dir *os.File, dev string) error {
+	f, err := os.Open(dev)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return &Error{Op: "size of", Path: dev, Err: err}
+	}
+	have, blockSize, err := ext4Blocks(f)
+	if err != nil {
+		return &Error{Op: "superblock of", Path: dev, Err: err}
+	}
+	want := uint64(size) / blockSize
+	if want <= have {
+		return nil
+	}
+	// The argument is a pointer to 64 bits, which is the size and the
+	// alignment that matters of the one struct of that size that x/sys can
+	// pass without unsafe.
+	arg := unix.Winsize{Row: uint16(want), Col: uint16(want >> 16), Xpixel: uint16(want >> 32), Ypixel: uint16(want >> 48)}
+	if err := unix.IoctlSetWinsize(int(dir.Fd()), ext4ResizeFS, &arg); err != nil {
+		return &Error{Op: "grow", Path: dev, Err: err}
+	}
+	return nil
+}
+
+// ext4Blocks reads how many blocks an ext4 has, and their size.
+func ext4Blocks(dev io.ReaderAt) (blocks, size uint64, err error) {
+	var sb [1024]byte
+	if _, err := dev.ReadAt(sb[:], 1024); err != nil {
+		return 0, 0, err
+	}
+	const magic = 0xef53
+	logSize := binary.LittleEndian.Uint32(sb[0x18:])
+	if binary.LittleEndian.Uint16(sb[0x38:]) != magic || logSize > 6 {
+		return 0, 0, errString("not ext4")
+	}
+	blocks = uint64(binary.LittleEndian.Uint32(sb[0x4:]))
+	const incompat64bit = 0x80
+	if binary.LittleEndian.Uint32(sb[0x60:])&incompat64bit != 0 {
+		blocks |= uint64(binary.LittleEndian.Uint32(sb[0x150:])) << 32
+	}
+	return blocks, 1024 << logSize, nil
+}
