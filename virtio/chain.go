@@ -256,7 +256,7 @@ func (c *Chain) Written() uint32 { return c.written }
 
 // TakeLastByte removes the last writable byte from the chain and returns it: the
 // status that follows data of any length, in a buffer of its own or not. It
-// returns nil if nothing is writable. Written does not count it.
+// returns nil if nothing is writable. Written does not count it; WroteLast does.
 func (c *Chain) TakeLastByte() []byte {
 	last := len(c.writable.rest) - 1
 	if last < 0 {
@@ -271,4 +271,13 @@ func (c *Chain) TakeLastByte() []byte {
 		c.writable.rest[last] = b[:n]
 	}
 	return b[n:]
+}
+
+// WroteLast accounts for the byte of TakeLastByte, which was written last. It
+// counts only if everything before it was written: the length that the driver is
+// told starts at the first writable byte (virtio 1.2 §2.7.8.2).
+func (c *Chain) WroteLast() {
+	if c.writable.n == 0 {
+		c.written++
+	}
 }

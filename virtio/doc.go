@@ -7,8 +7,8 @@
 // and hands the device an Activation when the driver is ready.
 //
 //	mem, _ := guestmem.NewMemfd("vm", guestmem.Range{Size: 128 << 20})
-//	disk, _ := virtio.NewFileBackend(f, virtio.FileReadOnly)
-//	blk, _ := virtio.NewBlk(virtio.BlkConfig{Backend: disk, ReadOnly: true, ID: "root"})
+//	disk, _ := virtio.NewFileBackend(f, true)
+//	blk := virtio.NewBlk(virtio.BlkConfig{Backend: disk, ReadOnly: true, ID: "root"})
 //	t, _ := virtio.NewMMIO(blk, mem, irq, log)
 //	bus.Map("virtio-blk", 0xd0000000, virtio.WindowSize, t)
 //	for q := range blk.QueueSizes() {

@@ -8,6 +8,7 @@ import "slices"
 func GuestConfigs() []string {
 	return slices.Concat(
 		transportGuestConfigs[:],
+		[]string{blkGuestConfig, rngGuestConfig, consoleGuestConfig},
 		[]string{"CONFIG_VSOCKETS", "CONFIG_VIRTIO_VSOCKETS"},
 	)
 }

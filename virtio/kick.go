@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,9 @@ import (
 // until it is read, the worker sees the flag either before it blocks or after
 // it is woken. The descriptor is closed after the worker is joined.
 type kick struct {
+	mu     sync.RWMutex // guards closed, and fd against being closed in use
+	closed bool
+
 	fd   int
 	file *os.File // owns fd; polled if it is non-blocking
 	poll bool
@@ -60,7 +64,9 @@ func (k *kick) wait() error {
 // signal makes one wait return. The counter would have to reach 2⁶⁴-2 for this
 // to block.
 func (k *kick) signal() {
-	for {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for !k.closed {
 		if _, err := unix.Write(k.fd, k.one[:]); !errors.Is(err, unix.EINTR) {
 			return
 		}
@@ -68,6 +74,9 @@ func (k *kick) signal() {
 }
 
 func (k *kick) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
 	if k.file != nil {
 		return k.file.Close()
 	}

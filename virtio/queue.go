@@ -52,6 +52,7 @@ type Queue struct {
 	kick    *kick
 	signal  func() // sends a used buffer notification
 	stopped atomic.Bool
+	done    chan struct{} // closed by Stop
 
 	mu       sync.Mutex // guards what follows
 	state    QueueState
@@ -65,7 +66,7 @@ type Queue struct {
 // The rings may overlap each other and anything else in RAM: a driver that does
 // that confuses nobody but itself (T9).
 func NewQueue(mem *guestmem.Memory, s QueueState, signal func()) (*Queue, error) {
-	q := &Queue{mem: mem, state: s, signal: signal}
+	q := &Queue{mem: mem, state: s, signal: signal, done: make(chan struct{})}
 	if s.Size == 0 || s.Size&(s.Size-1) != 0 || s.Size > MaxQueueSize {
 		return nil, &Error{"new queue", fmt.Errorf("%d: %w", s.Size, ErrQueueSize)} // T7
 	}
@@ -252,10 +253,16 @@ func (q *Queue) Wake() {
 // and Notify do nothing. Once Stop has returned, the rings are not touched.
 func (q *Queue) Stop() {
 	q.mu.Lock()
-	q.stopped.Store(true)
+	if !q.stopped.Swap(true) {
+		close(q.done)
+	}
 	q.mu.Unlock()
 	q.Wake()
 }
+
+// Done is closed when the queue is stopped, for workers that wait for something
+// else than a kick.
+func (q *Queue) Done() <-chan struct{} { return q.done }
 
 // Stopped reports whether Stop was called.
 func (q *Queue) Stopped() bool { return q.stopped.Load() }
