@@ -1,0 +1,70 @@
+// Command sandpit runs commands in microVMs.
+//
+//	sandpit run -- uname -a
+//
+// It uses package sandbox and nothing else of this module: what it can do, any
+// Go program can.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses, as docker and env(1) have them.
+const (
+	exitFailure       = 125 // sandpit itself failed
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// exitStatus is an error that is only a status: everything was said already.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	err := newRoot().ExecuteContext(ctx)
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	default:
+		fmt.Fprintf(os.Stderr, "sandpit: %v\n", err)
+		return exitFailure
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "sandpit",
+		Short: "Run untrusted code in microVMs",
+		Long: "Sandpit runs untrusted code in microVMs: each sandbox is a virtual machine\n" +
+			"with a kernel of its own. There is no daemon and nothing else to install.",
+		Example: "  sandpit run -- sh -c 'echo hello from $(uname -sr)'\n" +
+			"  sandpit run -it\n" +
+			"  sandpit doctor",
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w\nsee '%s --help'", err, cmd.CommandPath())
+	})
+	root.AddCommand(newRun(), newList(), newStop(), newKill(), newRemove(), newDoctor(), newVersion())
+	return root
+}

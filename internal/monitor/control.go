@@ -1,0 +1,242 @@
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+)
+
+// The control socket speaks one request and one answer, a line of JSON each.
+// After a dial that was answered OK the connection is the agent's: bytes pass
+// both ways until either side closes.
+
+// Call is a request on the control socket.
+type Call struct {
+	Op    string        // one of the Op constants
+	Grace time.Duration `json:",omitempty"` // of OpStop
+}
+
+// The operations of the control socket.
+const (
+	OpDial = "dial" // connect to the agent
+	OpStop = "stop" // shut down gracefully, within Grace
+	OpKill = "kill" // switch off
+	OpWait = "wait" // answer when the sandbox ends, by closing
+	OpBoot = "boot" // how the boot went
+)
+
+// Answer is the answer to a Call.
+type Answer struct {
+	Error string `json:",omitempty"`
+	Boot  *Boot  `json:",omitempty"`
+}
+
+const (
+	maxCall       = 4096             // bytes of a Call
+	maxClients    = 1024             // connections at a time
+	callTimeout   = 10 * time.Second // for a client to say what it wants
+	spliceBufSize = 128 << 10
+)
+
+// control serves the control socket.
+type control struct {
+	m        *monitor
+	listener *net.UnixListener
+	isReady  chan struct{}
+	boot     *Boot // set before isReady is closed
+
+	mu      sync.Mutex
+	clients map[net.Conn]struct{}
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+func newControl(m *monitor, l *net.UnixListener) *control {
+	return &control{m: m, listener: l, isReady: make(chan struct{}), clients: make(map[net.Conn]struct{})}
+}
+
+// ready lets clients reach the agent.
+func (c *control) ready(b *Boot) {
+	c.boot = b
+	close(c.isReady)
+}
+
+func (c *control) serve() {
+	for {
+		conn, err := c.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Out of descriptors, most likely: a pause lets some go.
+			c.m.log.Warn("control socket", "err", err)
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		if !c.add(conn) {
+			answer(conn, fmt.Errorf("too many clients (%d)", maxClients))
+			conn.Close()
+		}
+	}
+}
+
+// add starts serving a client; false if there are too many.
+func (c *control) add(conn net.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || len(c.clients) >= maxClients {
+		return false
+	}
+	c.clients[conn] = struct{}{}
+	c.wg.Go(func() {
+		defer c.remove(conn)
+		c.client(conn.(*net.UnixConn))
+	})
+	return true
+}
+
+func (c *control) remove(conn net.Conn) {
+	conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.clients, conn)
+}
+
+// close ends the service and all its connections, and waits for them.
+func (c *control) close() {
+	c.listener.Close()
+	c.mu.Lock()
+	c.closed = true
+	for conn := range c.clients {
+		conn.Close()
+	}
+	c.mu.Unlock()
+	c.wg.Wait()
+}
+
+func (c *control) client(conn *net.UnixConn) {
+	conn.SetReadDeadline(time.Now().Add(callTimeout))
+	var call Call
+	if err := readLine(conn, &call); err != nil {
+		answer(conn, fmt.Errorf("unreadable request: %w", err))
+		return
+	}
+	conn.SetReadDeadline(time.Time{})
+	switch call.Op {
+	case OpDial:
+		c.dial(conn)
+	case OpStop:
+		c.m.stops.request(stopRequest{reason: ReasonStopped, detail: "asked to stop", grace: max(call.Grace, time.Millisecond)})
+		answer(conn, nil)
+	case OpKill:
+		c.m.stops.request(stopRequest{reason: ReasonKilled, detail: "killed"})
+		answer(conn, nil)
+	case OpWait:
+		answer(conn, nil)
+		// Nothing more is expected: the read ends with the client or with us.
+		io.Copy(io.Discard, io.LimitReader(conn, maxCall))
+	case OpBoot:
+		select {
+		case <-c.isReady:
+			reply(conn, Answer{Boot: c.boot})
+		default:
+			answer(conn, errStarting)
+		}
+	default:
+		answer(conn, fmt.Errorf("unknown operation %q", call.Op))
+	}
+}
+
+var errStarting = errors.New("the sandbox is still starting")
+
+// dial connects the client to the agent.
+func (c *control) dial(conn *net.UnixConn) {
+	select {
+	case <-c.isReady:
+	default:
+		answer(conn, errStarting)
+		return
+	}
+	guest, err := c.m.link.dial(proto.Port)
+	if err != nil {
+		answer(conn, fmt.Errorf("the agent does not answer: %w", err))
+		return
+	}
+	defer guest.Close()
+	if answer(conn, nil) != nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pass(guest, conn)
+	}()
+	pass(conn, guest)
+	<-done
+}
+
+// halfCloser is a connection whose sending side can be closed alone.
+type halfCloser interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
+// pass copies src to dst and passes the end of src on. When dst does not take
+// any more both are closed, which ends the other direction too.
+func pass(dst, src halfCloser) {
+	if _, err := io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, make([]byte, spliceBufSize)); err != nil {
+		dst.Close()
+		src.Close()
+		return
+	}
+	if err := dst.CloseWrite(); err != nil {
+		dst.Close()
+		src.Close()
+	}
+}
+
+// onlyWriter and onlyReader hide ReadFrom and WriteTo, which would allocate
+// buffers of their own.
+type (
+	onlyWriter struct{ io.Writer }
+	onlyReader struct{ io.Reader }
+)
+
+// readLine reads one line of JSON, and not a byte more.
+func readLine(r io.Reader, v any) error { return readLineMax(r, v, maxCall) }
+
+func readLineMax(r io.Reader, v any, limit int) error {
+	var line []byte
+	var b [1]byte
+	for {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return err
+		}
+		if b[0] == '\n' {
+			return json.Unmarshal(line, v)
+		}
+		if line = append(line, b[0]); len(line) > limit {
+			return fmt.Errorf("longer than %d bytes", limit)
+		}
+	}
+}
+
+func answer(conn net.Conn, err error) error {
+	var a Answer
+	if err != nil {
+		a.Error = err.Error()
+	}
+	return reply(conn, a)
+}
+
+func reply(conn net.Conn, a Answer) error {
+	conn.SetWriteDeadline(time.Now().Add(callTimeout))
+	defer conn.SetWriteDeadline(time.Time{})
+	return json.NewEncoder(conn).Encode(a)
+}

@@ -1,0 +1,175 @@
+package monitor
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+	"github.com/sandpit-vm/sandpit/kvm"
+	"github.com/sandpit-vm/sandpit/virtio"
+	"github.com/sandpit-vm/sandpit/vmm"
+)
+
+// guestCID is the guest's vsock address. Each sandbox has a vsock of its own,
+// so they all can have the same (virtio 1.2 §5.10.4: 0 to 2 are reserved).
+const guestCID = 3
+
+// cmdline is what our kernel is told. Nothing is calibrated or probed that the
+// host knows; output goes to the serial port's early console, which costs
+// nothing while the kernel is quiet and still prints a panic.
+const cmdline = "quiet loglevel=1 panic=-1 reboot=k tsc=reliable no_timer_check random.trust_cpu=on " +
+	"earlyprintk=serial,ttyS0,115200,keep i8042.noaux i8042.nopnp"
+
+// start builds the machine and sets it going.
+func (m *monitor) start() (stage string, err error) {
+	sys, err := kvm.NewSystem(m.in.files[RoleKVM])
+	if err != nil {
+		return "open KVM", err
+	}
+	vsock := virtio.NewVsock(virtio.VsockConfig{GuestCID: guestCID, Log: m.log.With("device", "vsock")})
+	agents, err := vsock.Listen(proto.Port)
+	if err != nil {
+		return "vsock", err
+	}
+	devs := []vmm.VirtioDevice{
+		{Name: "vsock", Device: vsock},
+		{Name: "rng", Device: virtio.NewRNG(rand.Reader)},
+	}
+	for _, d := range m.in.disks {
+		backend, err := virtio.NewFileBackend(d.file)
+		if err != nil {
+			return "disk " + d.Disk, err
+		}
+		devs = append(devs, vmm.VirtioDevice{
+			Name:   "blk-" + d.Disk,
+			Device: virtio.NewBlk(virtio.BlkConfig{Backend: backend, ReadOnly: d.ReadOnly, ID: d.Disk}),
+		})
+	}
+	m.console = newCappedFile(m.in.files[RoleConsole], consoleCap)
+	seed := make([]byte, 64)
+	rand.Read(seed)
+	line := cmdline
+	if m.spec.Cmdline != "" {
+		line += " " + m.spec.Cmdline
+	}
+	machine, err := vmm.New(vmm.Config{
+		CPUs:      m.spec.CPUs,
+		Memory:    m.spec.Memory,
+		Kernel:    m.in.files[RoleKernel],
+		Initramfs: m.in.files[RoleInitramfs],
+		Cmdline:   line,
+		RNGSeed:   seed,
+		Virtio:    devs,
+		Serial:    m.console,
+		KVM:       sys,
+		Log:       m.log,
+	})
+	if err != nil {
+		return "machine", err
+	}
+	m.machine = machine
+	m.phases.mark("machine built", Now())
+	l, err := net.FileListener(m.in.files[RoleControl])
+	if err != nil {
+		return "control socket", err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	m.control = newControl(m, l.(*net.UnixListener))
+	m.link = newLink(vsock, agents)
+	go m.link.run(machine)
+	go m.control.serve()
+	return "", nil
+}
+
+// meetAgent waits for the agent's connection and has it set the guest up.
+func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
+	conn, err := m.link.accept(ctx, &m.stops)
+	if err != nil {
+		return "boot", err
+	}
+	m.phases.mark("guest kernel and agent started", Now())
+	client := ttrpc.NewClient(conn)
+	m.link.agent = proto.NewAgentClient(client)
+	m.link.client = client
+	resp, err := m.link.agent.Setup(ctx, &proto.SetupRequest{
+		Hostname:    m.spec.Hostname,
+		WallClockNs: time.Now().UnixNano(),
+		Env:         m.spec.Env,
+	})
+	if err != nil {
+		if r, _ := m.link.poll(); r != nil {
+			err = fmt.Errorf("%w (%s)", err, r)
+		}
+		return "guest set-up", err
+	}
+	m.phases.mark("root mounted, agent ready", Now())
+	m.link.guest = resp.GetPhases()
+	return "", nil
+}
+
+// endGracefully asks the agent to shut down and, if it does not within the
+// request's grace or a request without grace arrives, switches the machine
+// off.
+func (m *monitor) endGracefully(req stopRequest) {
+	m.asked = &req
+	ctx, cancel := context.WithTimeout(context.Background(), req.grace)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		_, err := m.link.agent.Shutdown(ctx, &proto.ShutdownRequest{GraceNs: int64(shutdownGrace(req.grace))})
+		// The guest is gone before it can answer more often than not.
+		m.log.Debug("agent's answer to shutdown", "err", err)
+	}()
+	select {
+	case <-m.link.machineEnded:
+	case again := <-m.stops.now:
+		m.endNow(again)
+	case <-ctx.Done():
+		m.log.Warn("guest did not shut down in time: switched off", "grace", req.grace)
+		m.endNow(req)
+	}
+	cancel()
+	<-answered
+}
+
+// endNow switches the machine off.
+func (m *monitor) endNow(req stopRequest) {
+	m.asked = &req
+	m.link.off()
+	<-m.link.machineEnded
+}
+
+// shutdownGrace is the part of a stop's grace that the guest's processes get
+// between SIGTERM and SIGKILL; the rest is for writing back and unmounting.
+func shutdownGrace(grace time.Duration) time.Duration { return grace / 2 }
+
+// shutdownMachine ends a machine whose boot failed.
+func (m *monitor) shutdownMachine() {
+	if m.link != nil {
+		m.link.off()
+		<-m.link.machineEnded
+	}
+}
+
+// bootReport is the Boot of a machine whose agent is ready.
+func (m *monitor) bootReport() *Boot {
+	b := &Boot{Phases: m.phases.list(), Exits: make(map[string]uint64)}
+	for kind, n := range m.machine.Stats().Exits {
+		b.Exits[kind.String()] = n
+	}
+	if g := m.link.guest; g != nil {
+		b.Phases = append(b.Phases,
+			Phase{"guest: kernel until init", time.Duration(g.InitNs)},
+			Phase{"guest: agent until connected", time.Duration(g.ConnectedNs - g.InitNs)},
+			Phase{"guest: connected until set-up", time.Duration(g.SetupBeginNs - g.ConnectedNs)},
+			Phase{"guest: root mounted", time.Duration(g.RootMountedNs - g.SetupBeginNs)},
+			Phase{"guest: rest of set-up", time.Duration(g.ReadyNs - g.RootMountedNs)},
+		)
+	}
+	return b
+}

@@ -1,0 +1,260 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandpit-vm/sandpit/internal/state"
+	"github.com/sandpit-vm/sandpit/vmm"
+)
+
+// RunIfMonitor turns this process into a monitor, and does not return, if it
+// was started as one. In every other process it does nothing, at the cost of
+// one comparison.
+func RunIfMonitor() {
+	if len(os.Args) == 0 || os.Args[0] != ProcessName {
+		return
+	}
+	os.Exit(run())
+}
+
+// monitor is the life of one sandbox, from the monitor's side.
+type monitor struct {
+	spec *Spec
+	in   *inherited
+	dir  *state.Dir
+	log  *slog.Logger
+	// creator is the socket to the creator; it may be gone.
+	creator net.Conn
+	phases  phaseClock
+
+	machine *vmm.Machine
+	console *cappedFile
+	link    *link
+	control *control
+
+	state state.State
+	stops stops
+	asked *stopRequest // the request that ends the sandbox; main's own
+}
+
+// Reasons in a final state.
+const (
+	ReasonStopped = "stopped" // Stop, or the guest powered off
+	ReasonKilled  = "killed"  // Kill
+	ReasonCreator = "creator-ended"
+	ReasonCrashed = "crashed"
+)
+
+func run() int {
+	began := Now()
+	conn, err := creatorSocket()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", ProcessName, err)
+		return 2
+	}
+	dec := json.NewDecoder(io.LimitReader(conn, maxSpec))
+	spec, err := readSpec(dec)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", ProcessName, err)
+		return 2
+	}
+	// A vCPU's thread, blocked in KVM_RUN, holds no processor of Go's
+	// scheduler for long, but every return wants one at once; two more serve
+	// the queues.
+	runtime.GOMAXPROCS(max(spec.CPUs+2, runtime.NumCPU()))
+	debug.SetGCPercent(50)
+
+	m := &monitor{
+		spec:    spec,
+		creator: conn,
+		stops:   newStops(),
+		log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: spec.LogLevel})),
+	}
+	m.phases.since(spec.Began)
+	m.phases.mark("monitor process started", began)
+	m.state = state.State{Status: state.Starting, Created: spec.Created}
+	if m.in, err = adopt(spec); err == nil {
+		m.dir, err = spec.Home.Open(spec.Name)
+	}
+	if err != nil {
+		m.tell(Message{Event: eventFailed, Stage: "inherit", Error: err.Error()})
+		return 2
+	}
+	return m.live(dec)
+}
+
+// creatorSocket is the socket this process was started with.
+func creatorSocket() (net.Conn, error) {
+	f := os.NewFile(handshakeFD, "creator")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("this name belongs to Sandpit's monitor process, which a sandbox starts by itself: %w", err)
+	}
+	unix.CloseOnExec(handshakeFD)
+	return conn, nil
+}
+
+// live brings the sandbox up, waits for its end and cleans up. It returns the
+// process's exit status.
+func (m *monitor) live(dec *json.Decoder) int {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+
+	// The creator's end, and its wish to be forgotten.
+	go m.watchCreator(dec)
+
+	var (
+		reason vmm.Reason
+		err    error
+	)
+	if stage, bootErr := m.boot(); bootErr != nil {
+		m.fail(stage, bootErr)
+		m.shutdownMachine()
+		m.cleanUp()
+		return 1
+	}
+	select {
+	case <-m.link.machineEnded:
+	case sig := <-signals:
+		m.endGracefully(stopRequest{reason: ReasonStopped, detail: "monitor received " + sig.String(), grace: m.spec.StopGrace})
+	case req := <-m.stops.graceful:
+		m.endGracefully(req)
+	case req := <-m.stops.now:
+		m.endNow(req)
+	}
+	reason, err = m.link.outcome()
+	m.finish(reason, err)
+	m.cleanUp()
+	return 0
+}
+
+// watchCreator reads the creator's socket until it closes.
+func (m *monitor) watchCreator(dec *json.Decoder) {
+	detached := m.spec.Detached
+	for {
+		var r request
+		if err := dec.Decode(&r); err != nil {
+			if !detached {
+				m.stops.request(stopRequest{reason: ReasonCreator, detail: "the creating process ended", grace: m.spec.StopGrace})
+			}
+			return
+		}
+		if r.Op == opDetach {
+			detached = true
+		}
+	}
+}
+
+// boot builds and starts the machine and waits for its agent. On error it
+// names the stage that failed.
+func (m *monitor) boot() (stage string, err error) {
+	if stage, err := m.start(); err != nil {
+		return stage, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.spec.BootTimeout)
+	defer cancel()
+	if stage, err := m.meetAgent(ctx); err != nil {
+		return stage, err
+	}
+	m.state.Status = state.Running
+	m.state.Updated = time.Now()
+	if err := m.dir.WriteJSON(state.StateFile, m.state); err != nil {
+		return "write the state", err
+	}
+	boot := m.bootReport()
+	m.control.ready(boot)
+	m.tell(Message{Event: eventReady, Boot: boot})
+	// What the boot allocated is garbage now.
+	debug.FreeOSMemory()
+	return "", nil
+}
+
+// fail tells the creator why there is no sandbox, and writes it down for a
+// sandbox that existed before.
+func (m *monitor) fail(stage string, err error) {
+	msg := Message{Event: eventFailed, Stage: stage, Error: err.Error()}
+	if m.machine != nil {
+		msg.Console = string(m.machine.ConsoleTail())
+	}
+	m.log.Error("sandbox did not come up", "stage", stage, "err", err)
+	m.state.Status = state.Crashed
+	m.state.Updated = time.Now()
+	m.state.Reason, m.state.Detail, m.state.Console = ReasonCrashed, stage+": "+err.Error(), msg.Console
+	if err := m.dir.WriteJSON(state.StateFile, m.state); err != nil {
+		m.log.Error("state was not written", "err", err)
+	}
+	m.tell(msg)
+}
+
+// finish writes down how the sandbox ended and tells the creator.
+func (m *monitor) finish(reason vmm.Reason, err error) {
+	s := &m.state
+	s.Updated = time.Now()
+	switch r := reason.(type) {
+	case vmm.Shutdown:
+		s.Status, s.Reason, s.Code = state.Stopped, ReasonStopped, int(r.Code)
+		s.Detail = r.String()
+	case vmm.Stopped:
+		s.Status, s.Reason = state.Stopped, ReasonKilled
+	case nil:
+		s.Status, s.Reason, s.Detail = state.Crashed, ReasonCrashed, fmt.Sprint(err)
+	default:
+		s.Status, s.Reason, s.Detail = state.Crashed, ReasonCrashed, r.String()
+		s.Console = string(m.machine.ConsoleTail())
+	}
+	if m.asked != nil && s.Status == state.Stopped {
+		s.Reason, s.Detail = m.asked.reason, m.asked.detail
+	}
+	if err := m.dir.WriteJSON(state.StateFile, s); err != nil {
+		m.log.Error("state was not written", "err", err)
+	}
+	m.log.Info("sandbox ended", "status", s.Status, "reason", s.Reason, "detail", s.Detail)
+}
+
+// cleanUp releases what would outlive the process: the socket's name and, for
+// an ephemeral sandbox, the whole directory. The creator is told last. Guest
+// memory and KVM's descriptors are left to the end of the process, which the
+// creator need not wait for.
+func (m *monitor) cleanUp() {
+	if m.console != nil {
+		m.console.Flush()
+	}
+	if m.control != nil {
+		m.control.close()
+	}
+	if err := os.Remove(m.dir.File(state.ControlSocket)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		m.log.Error("control socket was not removed", "err", err)
+	}
+	if m.spec.Ephemeral {
+		if err := m.dir.RemoveLocked(); err != nil {
+			m.log.Error("directory was not removed", "err", err)
+		}
+	}
+	m.tell(Message{Event: eventEnded, State: &m.state})
+	m.creator.Close()
+}
+
+// tell sends a message to the creator, who may be gone or stuck: that is not
+// the monitor's problem.
+func (m *monitor) tell(msg Message) {
+	m.creator.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	if err := json.NewEncoder(m.creator).Encode(msg); err != nil {
+		m.log.Debug("creator was not told", "event", msg.Event, "err", err)
+	}
+}

@@ -1,0 +1,174 @@
+package monitor
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandpit-vm/sandpit/internal/state"
+)
+
+// magic opens the creator's message; a process that was merely given the
+// monitor's name does not get it.
+const magic = "sandpit-monitor/1"
+
+// ProcessName is argv[0] of a monitor.
+const ProcessName = "sandpit-monitor"
+
+// handshakeFD is the monitor's end of the creator's socket; the files of the
+// Spec follow it in order.
+const handshakeFD = 3
+
+// Spec is what a creator tells its monitor.
+type Spec struct {
+	Magic string
+	// Name, Home and Ephemeral say where the sandbox's state lives and whether
+	// it is deleted at the end.
+	Name      string
+	Home      state.Home
+	Ephemeral bool
+	// Detached sandboxes outlive their creator.
+	Detached bool
+	// Created and Began are when creation began: wall clock, and nanoseconds
+	// of CLOCK_MONOTONIC, from which the phases of the boot are counted.
+	Created time.Time
+	Began   int64
+
+	CPUs     int
+	Memory   uint64 // bytes
+	Cmdline  string // appended to the standard one
+	Hostname string
+	Env      []string
+	LogLevel slog.Level
+	// BootTimeout bounds the time until the agent is ready.
+	BootTimeout time.Duration
+	// StopGrace is how long a graceful stop may take before the machine is
+	// switched off.
+	StopGrace time.Duration
+
+	// Files tells which of the inherited descriptors is which. Disks are
+	// attached in the order of their names.
+	Files []FileRole
+}
+
+// FileRole names an inherited descriptor.
+type FileRole struct {
+	Role     string // one of the Role constants
+	Disk     string // the serial of a RoleDisk
+	ReadOnly bool   // of a RoleDisk
+}
+
+// The roles of descriptors.
+const (
+	RoleKVM       = "kvm"
+	RoleLock      = "lock"
+	RoleKernel    = "kernel"
+	RoleInitramfs = "initramfs"
+	RoleControl   = "control" // a listening Unix socket
+	RoleConsole   = "console" // the console's log
+	RoleDisk      = "disk"
+)
+
+// Message is what a monitor tells its creator, one JSON object after the
+// other.
+type Message struct {
+	Event string // "ready", "failed" or "ended"
+	// Ready
+	Boot *Boot `json:",omitempty"`
+	// Failed
+	Stage   string `json:",omitempty"`
+	Error   string `json:",omitempty"`
+	Console string `json:",omitempty"`
+	// Ended
+	State *state.State `json:",omitempty"`
+}
+
+// The events of a Message.
+const (
+	eventReady  = "ready"
+	eventFailed = "failed"
+	eventEnded  = "ended"
+)
+
+// request is what a creator tells a monitor after the Spec.
+type request struct{ Op string }
+
+const opDetach = "detach"
+
+// Phase is a part of the time from the beginning of a creation to the moment
+// the agent was ready. Phases of the guest are measured by its own clock.
+type Phase struct {
+	Name     string
+	Duration time.Duration
+}
+
+// Boot says how a sandbox came up: where the time went, and the VM exits until
+// the agent was ready, by kind.
+type Boot struct {
+	Phases []Phase
+	Exits  map[string]uint64
+}
+
+// Now is CLOCK_MONOTONIC, which, unlike time.Time, means the same in the
+// creator and in the monitor.
+func Now() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0 // the clock always exists; phases would be wrong, nothing else
+	}
+	return ts.Nano()
+}
+
+// maxSpec bounds what a monitor reads of its Spec.
+const maxSpec = 4 << 20
+
+// readSpec reads the Spec from the creator's socket.
+func readSpec(dec *json.Decoder) (*Spec, error) {
+	var s Spec
+	if err := dec.Decode(&s); err != nil {
+		return nil, fmt.Errorf("read the creator's message: %w", err)
+	}
+	if s.Magic != magic {
+		return nil, fmt.Errorf("the creator speaks %q, this program %q: it was replaced while it ran", s.Magic, magic)
+	}
+	return &s, nil
+}
+
+// inherited are the descriptors of a monitor by role.
+type inherited struct {
+	files map[string]*os.File
+	disks []disk
+}
+
+type disk struct {
+	FileRole
+	file *os.File
+}
+
+// adopt takes the descriptors that the Spec lists.
+func adopt(s *Spec) (*inherited, error) {
+	in := &inherited{files: make(map[string]*os.File)}
+	for i, r := range s.Files {
+		fd := handshakeFD + 1 + i
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return nil, fmt.Errorf("descriptor %d (%s) was not inherited: %w", fd, r.Role, err)
+		}
+		unix.CloseOnExec(fd)
+		f := os.NewFile(uintptr(fd), r.Role)
+		if r.Role == RoleDisk {
+			in.disks = append(in.disks, disk{r, f})
+			continue
+		}
+		in.files[r.Role] = f
+	}
+	for _, role := range []string{RoleKVM, RoleLock, RoleKernel, RoleInitramfs, RoleControl, RoleConsole} {
+		if in.files[role] == nil {
+			return nil, fmt.Errorf("no descriptor for the %s was inherited", role)
+		}
+	}
+	return in, nil
+}

@@ -1,0 +1,140 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sandpit-vm/sandpit/internal/monitor"
+	"github.com/sandpit-vm/sandpit/internal/state"
+)
+
+// Status is where a sandbox is in its life.
+type Status = state.Status
+
+// The statuses. Crashed: the VM or its monitor ended unexpectedly.
+const (
+	Starting = state.Starting
+	Running  = state.Running
+	Stopped  = state.Stopped
+	Crashed  = state.Crashed
+)
+
+// Handle is a sandbox seen from outside, running or not. It holds no
+// connection.
+type Handle struct {
+	dir   *state.Dir
+	state state.State
+}
+
+// Get finds a sandbox by name. ErrNotFound if there is none.
+func Get(ctx context.Context, name string) (*Handle, error) {
+	var bad ConfigError
+	if checkName(&bad, name); len(bad.Problems) > 0 {
+		return nil, &bad
+	}
+	home, err := state.DefaultHome()
+	if err != nil {
+		return nil, &Error{name, "get", err}
+	}
+	return get(home, name)
+}
+
+func get(home state.Home, name string) (*Handle, error) {
+	dir, err := home.Open(name)
+	if err != nil {
+		return nil, &Error{name, "get", err}
+	}
+	st, err := dir.Read()
+	if err != nil {
+		return nil, &Error{name, "get", err}
+	}
+	return &Handle{dir: dir, state: st}, nil
+}
+
+// List returns all sandboxes by name. One that cannot be read does not hide
+// the others: the error joins what went wrong.
+func List(ctx context.Context) ([]*Handle, error) {
+	home, err := state.DefaultHome()
+	if err != nil {
+		return nil, &Error{"", "list", err}
+	}
+	errs := []error{home.Sweep()}
+	names, err := home.List()
+	errs = append(errs, err)
+	var handles []*Handle
+	for _, name := range names {
+		h, err := get(home, name)
+		if errors.Is(err, ErrNotFound) {
+			continue // gone since
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		handles = append(handles, h)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return handles, &Error{"", "list", err}
+	}
+	return handles, nil
+}
+
+// Remove deletes the state of a sandbox that does not run. ErrRunning if it
+// does.
+func Remove(ctx context.Context, name string) error {
+	h, err := Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	return h.Remove(ctx)
+}
+
+// Name returns the sandbox's name.
+func (h *Handle) Name() string { return h.dir.Name }
+
+// Status is the status at the time of Get or List.
+func (h *Handle) Status() Status { return h.state.Status }
+
+// CreatedAt is when the sandbox was created, UpdatedAt when its status last
+// changed; zero if its monitor has not said yet.
+func (h *Handle) CreatedAt() time.Time { return h.state.Created }
+
+// UpdatedAt: see CreatedAt.
+func (h *Handle) UpdatedAt() time.Time { return h.state.Updated }
+
+// Remove deletes the sandbox's state. ErrRunning while it runs.
+func (h *Handle) Remove(ctx context.Context) error {
+	err := h.dir.Remove()
+	if errors.Is(err, state.ErrLocked) {
+		err = ErrRunning
+	}
+	if err != nil {
+		return &Error{h.Name(), "remove", err}
+	}
+	return nil
+}
+
+// Stop asks a running sandbox to shut down gracefully, and returns. Stopping
+// one that does not run is no error.
+func (h *Handle) Stop(ctx context.Context) error {
+	return h.call(ctx, "stop", monitor.Call{Op: monitor.OpStop, Grace: stopGrace})
+}
+
+// Kill switches a running sandbox off, and returns.
+func (h *Handle) Kill(ctx context.Context) error {
+	return h.call(ctx, "kill", monitor.Call{Op: monitor.OpKill})
+}
+
+func (h *Handle) call(ctx context.Context, op string, call monitor.Call) error {
+	_, _, err := monitor.Dial(ctx, h.dir, call)
+	if errors.Is(err, ErrNotRunning) {
+		if locked, lockErr := h.dir.Locked(); lockErr == nil && !locked {
+			return nil
+		}
+	}
+	if err != nil {
+		return &Error{h.Name(), op, err}
+	}
+	return nil
+}

@@ -1,0 +1,6 @@
+package sandbox
+
+import "github.com/sandpit-vm/sandpit/internal/monitor"
+
+// A process started as a monitor becomes one here, before main.
+func init() { monitor.RunIfMonitor() }

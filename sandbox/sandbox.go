@@ -1,0 +1,229 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+	"github.com/sandpit-vm/sandpit/internal/monitor"
+	"github.com/sandpit-vm/sandpit/internal/state"
+)
+
+// Sandbox is a running sandbox. Its methods may be called from any goroutine.
+type Sandbox struct {
+	name    string
+	cfg     Config
+	dir     *state.Dir
+	process *monitor.Process
+
+	mu    sync.Mutex
+	owner bool
+	// agent carries the calls that are not a command of their own: signals,
+	// terminal sizes. Made when first needed.
+	agent *ttrpc.Client
+}
+
+// Name returns the sandbox's name.
+func (s *Sandbox) Name() string { return s.name }
+
+// Config returns a copy of the configuration, defaults filled in.
+func (s *Sandbox) Config() Config { return s.cfg.clone() }
+
+// OwnsLifecycle reports whether the sandbox ends with this process.
+func (s *Sandbox) OwnsLifecycle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owner
+}
+
+// Detach lets go of the sandbox, which goes on when this process ends.
+func (s *Sandbox) Detach() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.process.Detach(); err != nil {
+		return &Error{s.name, "detach", err}
+	}
+	s.owner = false
+	return nil
+}
+
+// Boot says how the sandbox came up: how long each phase took, and the VM
+// exits until the agent was ready. For benchmarks and the curious.
+func (s *Sandbox) Boot() Boot {
+	b := s.process.Boot
+	out := Boot{Exits: make(map[string]uint64, len(b.Exits))}
+	for _, p := range b.Phases {
+		out.Phases = append(out.Phases, Phase(p))
+	}
+	for k, n := range b.Exits {
+		out.Exits[k] = n
+	}
+	return out
+}
+
+// Boot is how a sandbox came up.
+type Boot struct {
+	// Phases are in order. Those of the guest, whose names begin with
+	// "guest: ", are measured by its own clock and lie within the host's.
+	Phases []Phase
+	// Exits counts VM exits by kind.
+	Exits map[string]uint64
+}
+
+// Phase is a part of a boot.
+type Phase struct {
+	Name     string
+	Duration time.Duration
+}
+
+// ExitStatus is how a sandbox ended.
+type ExitStatus struct {
+	// Code is the code the guest shut down with; 0 if the host ended it.
+	Code int
+	// Success is an orderly end with code 0.
+	Success bool
+	// Reason is why: "stopped", "killed", "creator-ended" or "crashed".
+	Reason string
+	// Detail is the same for people, and Console, after a crash, the last
+	// lines of the guest's console. The guest wrote them: they are not to be
+	// trusted, nor sent to a terminal as they are.
+	Detail  string
+	Console string
+}
+
+// Stop asks for a graceful shutdown and returns: the guest's processes get
+// SIGTERM, then SIGKILL, and the guest powers off. Wait tells when it is done.
+// Stopping a sandbox that has ended is no error.
+func (s *Sandbox) Stop(ctx context.Context) error {
+	return s.call(ctx, "stop", monitor.Call{Op: monitor.OpStop, Grace: stopGrace})
+}
+
+// Kill switches the sandbox off and waits until it has ended. Nothing is
+// flushed. Killing a sandbox that has ended is no error.
+func (s *Sandbox) Kill(ctx context.Context) error {
+	if err := s.call(ctx, "kill", monitor.Call{Op: monitor.OpKill}); err != nil {
+		// A monitor that does not answer is killed itself.
+		if killErr := s.process.Kill(); killErr != nil {
+			return errors.Join(err, killErr)
+		}
+	}
+	_, err := s.Wait(ctx)
+	return err
+}
+
+func (s *Sandbox) call(ctx context.Context, op string, call monitor.Call) error {
+	if s.hasEnded() {
+		return nil
+	}
+	_, _, err := monitor.Dial(ctx, s.dir, call)
+	if err == nil || s.hasEnded() {
+		return nil
+	}
+	if errors.Is(err, ErrNotRunning) {
+		// It is ending: its socket goes before its last word.
+		select {
+		case <-s.process.Ended():
+			return nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(stopGrace):
+		}
+	}
+	return &Error{s.name, op, err}
+}
+
+func (s *Sandbox) hasEnded() bool {
+	select {
+	case <-s.process.Ended():
+		return true
+	default:
+		return false
+	}
+}
+
+// Wait waits for the sandbox's end, or for ctx.
+func (s *Sandbox) Wait(ctx context.Context) (ExitStatus, error) {
+	select {
+	case <-s.process.Ended():
+	case <-ctx.Done():
+		return ExitStatus{}, &Error{s.name, "wait", ctx.Err()}
+	}
+	s.closeAgent()
+	final := s.process.Final()
+	if final == nil {
+		st, err := s.dir.Read()
+		switch {
+		case errors.Is(err, ErrNotFound) || s.cfg.Ephemeral:
+			if s.cfg.Ephemeral {
+				// Its monitor did not live to delete it.
+				if rmErr := s.dir.Remove(); rmErr != nil && !errors.Is(rmErr, ErrNotFound) {
+					return ExitStatus{}, &Error{s.name, "wait", rmErr}
+				}
+			}
+			st = state.State{Status: state.Crashed, Reason: monitor.ReasonCrashed, Detail: "the monitor ended without a word: killed, or out of memory"}
+		case err != nil:
+			return ExitStatus{}, &Error{s.name, "wait", err}
+		}
+		final = &st
+	}
+	return exitStatus(final), nil
+}
+
+func exitStatus(st *state.State) ExitStatus {
+	return ExitStatus{
+		Code:    st.Code,
+		Success: st.Status == state.Stopped && st.Code == 0,
+		Reason:  st.Reason,
+		Detail:  st.Detail,
+		Console: st.Console,
+	}
+}
+
+// StopAndWait is Stop and Wait. The monitor's process is gone when it returns.
+func (s *Sandbox) StopAndWait(ctx context.Context) (ExitStatus, error) {
+	if err := s.Stop(ctx); err != nil {
+		return ExitStatus{}, err
+	}
+	status, err := s.Wait(ctx)
+	if err != nil {
+		return status, err
+	}
+	select {
+	case <-s.process.Gone():
+	case <-ctx.Done():
+		return status, &Error{s.name, "wait", ctx.Err()}
+	}
+	return status, nil
+}
+
+// agentClient is a connection for calls beside a command's own.
+func (s *Sandbox) agentClient(ctx context.Context) (proto.AgentClient, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.agent == nil {
+		conn, _, err := monitor.Dial(ctx, s.dir, monitor.Call{Op: monitor.OpDial})
+		if err != nil {
+			return nil, err
+		}
+		s.agent = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() {
+			// The next call makes a new one.
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.agent = nil
+		}))
+	}
+	return proto.NewAgentClient(s.agent), nil
+}
+
+func (s *Sandbox) closeAgent() {
+	s.mu.Lock()
+	agent := s.agent
+	s.mu.Unlock()
+	if agent != nil {
+		agent.Close()
+	}
+}

@@ -1,0 +1,20 @@
+package vmm
+
+import "errors"
+
+// Error is a failure of the host or of the caller's configuration. What the
+// guest does is never an Error: it is a [Reason].
+type Error struct {
+	Op  string // what was being done, e.g. "load kernel"
+	Err error
+}
+
+func (e *Error) Error() string { return "vmm: " + e.Op + ": " + e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errors that calls on a Machine return in the wrong state.
+var (
+	ErrClosed  = errors.New("machine is closed")
+	ErrStarted = errors.New("machine was already started")
+)
