@@ -5,6 +5,8 @@ import (
 	"unsafe"
 )
 
+//go:generate sh testdata/abi.sh
+
 // The kernel's ABI, as in Linux's include/uapi/linux/kvm.h and
 // arch/x86/include/uapi/asm/kvm.h. TestABI compares every structure, field by
 // field, and every request number with testdata/abi_amd64.golden, which a C
