@@ -201,9 +201,11 @@ func (d *Driver) SetupQueue(i int, size uint16) *Ring {
 	n := uint64(size)
 	r := &Ring{
 		d: d, Index: i, Size: size,
-		Desc:  d.Alloc(16*n, 16),
-		Avail: d.Alloc(6+2*n, 2),
-		Used:  d.Alloc(6+8*n, 4),
+		Desc: d.Alloc(16*n, 16),
+		// Whole words: a 16-bit atomic access takes the word around it, and the
+		// race detector takes that for an access to its neighbour.
+		Avail: d.Alloc((6+2*n+3)&^3, 4),
+		Used:  d.Alloc((6+8*n+3)&^3, 4),
 	}
 	r.chains = make([]chain, size)
 	for k := range n {
