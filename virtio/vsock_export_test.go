@@ -1,0 +1,14 @@
+package virtio
+
+import "time"
+
+// ConnCount reports how many connections are in the table, and how many count
+// against the cap.
+func (v *Vsock) ConnCount() (table, live int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.conns), v.live
+}
+
+// SetTimeouts shortens the handshake's and the close's.
+func (v *Vsock) SetTimeouts(open, close time.Duration) { v.openTimeout, v.closeTimeout = open, close }
