@@ -155,7 +155,8 @@ func (s *Serial) writeRegister(reg uint64, v byte) {
 	s.mu.Unlock()
 	if send {
 		s.send(v)
-		// Only now is the transmitter empty again.
+		// The transmitter is empty again. If the guest has not yet looked at
+		// the interrupt that said so before, there is no second edge.
 		s.mu.Lock()
 		s.state.THREmpty = true
 		raise = s.state.update() || raise
@@ -242,7 +243,6 @@ func (s *serialState) write(reg uint64, v byte) (send bool) {
 			s.DLL = v
 			return false
 		case s.MCR&mcrLoop == 0:
-			s.THREmpty = false
 			return true
 		}
 		if !s.push(v) {
