@@ -95,7 +95,10 @@ func (img *Image) Load(mem *guestmem.Memory, p Params) (*CPUState, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, writeCPUTables(mem, s)
+	if err := writeCPUTables(mem, s); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (img *Image) linux64(mem *guestmem.Memory, memmap []e820Entry, initrd, initrdSize uint64, seed []byte) (*CPUState, error) {
