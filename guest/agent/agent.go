@@ -54,7 +54,9 @@ type Agent struct {
 	phases         proto.Phases
 	setup          setupState
 	draining       bool
-	execs          map[string]*execution // by ID; nil while it starts
+	execs          map[string]*execution // by ID; without a PID while it starts
+	calls          int                   // Exec calls that have not returned
+	serial         uint64                // of the last execution
 	defaultEnv     []string
 	defaultRlimits []*proto.Rlimit
 }
@@ -155,32 +157,47 @@ func (a *Agent) admit(x *execution) error {
 		return fail(proto.StartFailure_DRAINING, nil, "the sandbox is shutting down")
 	case a.setup != setupDone:
 		return fail(proto.StartFailure_NOT_READY, nil, "the guest is not set up yet")
-	case len(a.execs) >= maxExecs:
+	case a.calls >= maxExecs:
 		return fail(proto.StartFailure_TOO_MANY, nil, "%d commands are running already", maxExecs)
 	}
 	if _, taken := a.execs[id]; taken {
 		return fail(proto.StartFailure_BAD_ARGS, nil, "exec id %q is taken", id)
 	}
-	a.execs[id] = nil
+	a.execs[id] = x
+	a.calls++
+	a.serial++
+	x.serial = a.serial
 	return nil
 }
 
-func (a *Agent) started(x *execution) {
+func (a *Agent) started(x *execution, pid int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.execs[x.start.GetId()] = x
+	x.pid = pid
 }
 
-func (a *Agent) release(x *execution) {
+// ended frees the ID before the caller learns of the end: it may use the ID
+// again at once.
+func (a *Agent) ended(x *execution) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.execs, x.start.GetId())
+	if id := x.start.GetId(); a.execs[id] == x {
+		delete(a.execs, id)
+	}
+}
+
+// release notes that the call has returned.
+func (a *Agent) release(x *execution) {
+	a.ended(x)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls--
 }
 
 func (a *Agent) running(id string) (*execution, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if x := a.execs[id]; x != nil {
+	if x := a.execs[id]; x != nil && x.pid != 0 {
 		return x, nil
 	}
 	return nil, status.Errorf(codes.NotFound, "no exec %q is running", shorten(id))

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ type execution struct {
 	stream proto.Agent_ExecServer
 	ctx    context.Context // of the connection
 	start  *proto.ExecStart
+	serial uint64 // unlike the ID, never used again
 	pid    int
 	cgroup *cgroup // nil without cgroup v2
 
@@ -63,15 +65,18 @@ func (a *Agent) Exec(ctx context.Context, stream proto.Agent_ExecServer) (err er
 	defer a.release(x)
 	end, err := x.launch()
 	if err != nil {
+		a.ended(x)
 		return sendFailure(stream, err)
 	}
-	defer x.removeCgroup()
 	if err := stream.Send(&proto.ExecOutput{Output: &proto.ExecOutput_Started{Started: &proto.ExecStarted{Pid: int32(x.pid)}}}); err != nil {
 		x.kill()
 		<-end
+		x.removeCgroup()
 		return err
 	}
 	exit, err := x.supervise(end)
+	x.removeCgroup()
+	a.ended(x)
 	if err != nil {
 		return err
 	}
@@ -95,7 +100,7 @@ func (x *execution) launch() (<-chan exited, error) {
 	}
 	defer files.close()
 	if cg := x.agent.cgroups; cg != nil {
-		if x.cgroup, err = cg.create("exec-" + x.start.GetId()); err != nil {
+		if x.cgroup, err = cg.create("exec-" + x.start.GetId() + "." + strconv.FormatUint(x.serial, 10)); err != nil {
 			x.closeFiles()
 			return nil, &Error{Op: "create cgroup", Err: err}
 		}
@@ -107,8 +112,7 @@ func (x *execution) launch() (<-chan exited, error) {
 		x.removeCgroup()
 		return nil, err
 	}
-	x.pid = pid
-	x.agent.started(x)
+	x.agent.started(x, pid)
 	return end, nil
 }
 

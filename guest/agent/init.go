@@ -27,6 +27,7 @@ func Init() {
 	debug.SetMemoryLimit(32 << 20)
 
 	openStdio()
+	_ = closeInherited()
 	early := mountEarly()
 	log, console := openLog()
 	defer func() {
@@ -123,6 +124,12 @@ func openStdio() {
 	}
 }
 
+// closeInherited keeps all descriptors but 0 to 2 from commands. The agent's
+// own never get that far, but it did not open what it was started with.
+func closeInherited() error {
+	return unix.CloseRange(3, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC)
+}
+
 // mountEarly mounts what finding the disks needs.
 func mountEarly() error {
 	var errs []error
@@ -204,21 +211,24 @@ func listen(a *Agent, log *slog.Logger) {
 // Waits between attempts.
 const (
 	retryFirst = 10 * time.Millisecond
-	retryMax   = 5 * time.Second
+	retryMax   = time.Second
 )
 
 // dial keeps a connection to the monitor and serves it. If it breaks, what
 // runs in the guest goes on.
 func dial(a *Agent, log *slog.Logger) {
-	wait := retryFirst
+	wait, quiet := retryFirst, false
 	for {
 		conn, err := dialVsock(unix.VMADDR_CID_HOST, proto.Port)
 		if err == nil {
 			a.Connected()
-			wait = retryFirst
+			wait, quiet = retryFirst, false
 			err = a.ServeConn(conn)
 		}
-		log.Warn("no connection to the monitor; trying again", "err", err, "after", wait)
+		if !quiet {
+			log.Warn("no connection to the monitor; trying on", "err", fmt.Sprint(err))
+			quiet = true
+		}
 		time.Sleep(wait)
 		wait = min(2*wait, retryMax)
 	}

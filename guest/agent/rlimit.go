@@ -10,6 +10,7 @@ import (
 
 // rlimit is a resource limit by its number.
 type rlimit struct {
+	name     string
 	resource int
 	value    syscall.Rlimit
 }
@@ -75,7 +76,7 @@ next:
 				continue next
 			}
 		}
-		out = append(out, rlimit{resource, v})
+		out = append(out, rlimit{l.GetName(), resource, v})
 	}
 	return out, nil
 }

@@ -66,7 +66,7 @@ func (a *Agent) snapshot() []*execution {
 	defer a.mu.Unlock()
 	var out []*execution
 	for _, x := range a.execs {
-		if x != nil {
+		if x.pid != 0 {
 			out = append(out, x)
 		}
 	}
@@ -117,7 +117,7 @@ func (a *Agent) killEverything() {
 func (a *Agent) waitReleased(limit time.Duration) {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pollEvery) {
 		a.mu.Lock()
-		n := len(a.execs)
+		n := a.calls
 		a.mu.Unlock()
 		if n == 0 {
 			return

@@ -61,7 +61,7 @@ func stage() error {
 	// Raising a limit needs root; everything after it has the command's eyes.
 	for _, l := range limits {
 		if err := syscall.Setrlimit(l.resource, &l.value); err != nil {
-			return fail(proto.StartFailure_RLIMIT, err, "resource limit %d", l.resource)
+			return fail(proto.StartFailure_RLIMIT, err, "resource limit %s", l.name)
 		}
 	}
 	if err := syscall.Setgroups(groups); err != nil {
