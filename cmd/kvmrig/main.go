@@ -11,12 +11,11 @@ import (
 	"os"
 
 	"github.com/sandpit-vm/sandpit/internal/rig"
-	"github.com/sandpit-vm/sandpit/internal/rig/l1"
 )
 
 func main() {
-	if os.Getpid() == 1 && os.Args[0] == "/init" {
-		l1.Main()
+	if rig.InL1() {
+		rig.RunL1()
 	}
 	os.Exit(run(os.Args[1:]))
 }
@@ -34,14 +33,24 @@ func run(args []string) int {
 	fs.IntVar(&c.CPUs, "cpus", 0, "processors of the emulated machine (default: this machine's, from 2 to 8)")
 	fs.IntVar(&c.Memory, "memory", 0, "its memory in `MiB` (default 8192)")
 	fs.StringVar(&c.Kernel, "kernel", "", "its kernel, an ELF `FILE` (default $"+rig.KernelEnv+", or the bundled one)")
+	fs.StringVar(&c.Append, "append", "", "more for its kernel's command `LINE`")
 	fs.StringVar(&c.QEMU, "qemu", "", "QEMU's executable (default qemu-system-x86_64)")
 	fs.BoolVar(&c.Verbose, "verbose", false, "show the emulated machine's console on standard error")
 	fs.Func("share", "let the emulated machine write to `DIR` (repeatable)", func(s string) error {
 		c.Shares = append(c.Shares, s)
 		return nil
 	})
+	probe := fs.Bool("probe", false, "measure this machine's KVM, print the result, and exit with 0 if it is usable")
+	warm := fs.String("warm", "", "`start`, stop or status of a rig that stays up and serves later commands")
+	fs.DurationVar(&c.Idle, "idle", 0, "a warm rig ends after being unused for `DURATION` (default 10m)")
 	if err := fs.Parse(args); err != nil {
 		return 125
+	}
+	if *probe {
+		return runProbe()
+	}
+	if *warm != "" {
+		return runWarm(*warm, c)
 	}
 	if direct && emulate {
 		fmt.Fprintln(os.Stderr, "kvmrig: --direct and --emulate exclude each other")
@@ -58,4 +67,41 @@ func run(args []string) int {
 		fmt.Fprintf(os.Stderr, "kvmrig: %v\n", err)
 	}
 	return code
+}
+
+// runWarm manages the warm rig.
+func runWarm(action string, c rig.Config) int {
+	var err error
+	switch action {
+	case "start":
+		err = rig.WarmStart(c, os.Stdout)
+	case "serve": // what start starts
+		err = rig.WarmServe(c)
+	case "status":
+		err = rig.WarmStatus(os.Stdout)
+	case "stop":
+		err = rig.WarmStop()
+	default:
+		err = fmt.Errorf("--warm %s: start, stop or status", action)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kvmrig: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// runProbe reports on the host's KVM.
+func runProbe() int {
+	speed, usable, err := rig.Probe()
+	switch {
+	case err != nil:
+		fmt.Printf("KVM is not usable: %v\n", err)
+	case !usable:
+		fmt.Printf("KVM is not usable: it runs guest kernels at %.0f million instructions per second, so it interprets them\n", speed/1e6)
+	default:
+		fmt.Printf("KVM is usable: it runs guest kernels at %.0f million instructions per second\n", speed/1e6)
+		return 0
+	}
+	return 1
 }

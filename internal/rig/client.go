@@ -29,7 +29,6 @@ type client struct {
 	conn    *wire.Conn
 	id      uint32
 	timeout time.Duration
-	ping    bool
 	stdin   *os.File
 	stdout  io.Writer
 	stderr  io.Writer
@@ -239,9 +238,6 @@ func (c *client) wait(events <-chan event) (wire.Exit, int, error) {
 			}
 		case <-tick.C:
 			// Ticks, not time: they stand still while kvmrig itself is stopped.
-			if !c.ping {
-				continue
-			}
 			if unanswered++; unanswered > maxPings {
 				return none, 0, fmt.Errorf("%w: no answer for %v", ErrDied, pingEvery*maxPings)
 			}

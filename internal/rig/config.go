@@ -66,8 +66,16 @@ type Config struct {
 	Kernel  string   // an ELF file; "": the bundled kernel
 	QEMU    string   // its executable; "": qemu-system-x86_64 in PATH
 	Verbose bool     // L1's console on standard error
+	Append  string   // more for L1's kernel command line
 
 	Idle time.Duration // of a warm rig: how long it stays up unused; 0: 10 minutes
+
+	// asked is what the caller set, before defaults: a warm rig must have
+	// it, where any will do for the rest.
+	asked struct {
+		CPUs, Memory   int
+		Kernel, Append string
+	}
 }
 
 const (
@@ -81,6 +89,7 @@ const (
 func (c Config) validate() (Config, error) {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	c.asked.CPUs, c.asked.Memory, c.asked.Kernel, c.asked.Append = c.CPUs, c.Memory, c.Kernel, c.Append
 	total := hostMemory()
 	switch {
 	case c.CPUs == 0:

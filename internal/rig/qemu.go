@@ -71,7 +71,7 @@ func qemuArgs(c Config, khz uint32) []string {
 	return append(args,
 		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fdKernel),
 		"-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitramfs),
-		"-append", kernelArgs(khz))
+		"-append", strings.TrimSpace(kernelArgs(khz)+" "+c.Append))
 }
 
 func shareTag(i int) string { return "share" + strconv.Itoa(i) }

@@ -23,16 +23,31 @@ func Run(c Config) (int, error) {
 	if len(c.Args) == 0 {
 		return exitRig, errors.New("no command")
 	}
-	direct := c.Mode == Direct
-	if c.Mode == Auto {
-		speed, err := ring0Speed()
-		direct = err == nil && speed >= usableRing0
-		c.note(started, "measured ring 0: %.0f million instructions/s", speed/1e6)
-	}
-	if direct {
+	if c.Mode == Direct {
 		return runDirect(c)
 	}
-	return runEmulated(c, started)
+	if !c.Fresh {
+		// Whoever started a warm rig wants it used; it need not be asked
+		// what the host can do.
+		if conn, _, err := dialWarm(c); err == nil {
+			c.note(started, "connected to the warm rig")
+			return runEmulated(c, started, conn)
+		} else if !errors.Is(err, ErrNotWarm) {
+			c.note(started, "not used: %v", err)
+		}
+	}
+	if c.Mode == Auto {
+		speed, usable, err := Probe()
+		if err != nil {
+			c.note(started, "measuring ring 0: %v", err)
+		} else {
+			c.note(started, "measured ring 0: %.0f million instructions/s", speed/1e6)
+		}
+		if usable {
+			return runDirect(c)
+		}
+	}
+	return runEmulated(c, started, nil)
 }
 
 // note prints a phase for --time.
@@ -72,21 +87,22 @@ func environ(where string) []string {
 	return append(env, EnvVar+"="+where)
 }
 
-// runEmulated runs the command in a warm rig, or in an L1 of its own.
-func runEmulated(c Config, started time.Time) (code int, err error) {
+// runEmulated runs the command in the warm rig, or without one in an L1 of its
+// own.
+func runEmulated(c Config, started time.Time, warm *wire.Conn) (code int, err error) {
 	signals, stop := notify()
 	defer stop()
 	cl := &client{id: 1, timeout: c.Timeout, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, signals: signals}
 	cl.onStart = func(s wire.Started) { c.note(started, "command started (L1's clock: %.3f s)", float64(s.Now)/1e9) }
 
-	m, warm, err := attach(c, signals, started)
-	if err != nil {
-		return exitCode(err), err
-	}
-	cl.conn, cl.ping = warm, false
-	if m != nil {
+	cl.conn = warm
+	var m *machine
+	if warm == nil {
+		if m, err = bootOrInterrupt(c, signals, started); err != nil {
+			return exitCode(err), err
+		}
 		defer m.kill()
-		cl.conn, cl.ping = m.conn, true
+		cl.conn = m.conn
 	}
 	if c.TTY {
 		if cl.term, err = openTerminal(os.Stdin); err != nil {
@@ -113,15 +129,8 @@ func runEmulated(c Config, started time.Time) (code int, err error) {
 	return code, nil
 }
 
-// attach returns a warm rig's connection, or a new machine. A signal that comes
-// before the command has started ends the wait.
-func attach(c Config, signals <-chan os.Signal, started time.Time) (*machine, *wire.Conn, error) {
-	if !c.Fresh {
-		if conn, _, err := dialWarm(c); err == nil {
-			c.note(started, "connected to the warm rig")
-			return nil, conn, nil
-		}
-	}
+// bootOrInterrupt boots L1. A signal that comes meanwhile ends the attempt.
+func bootOrInterrupt(c Config, signals <-chan os.Signal, started time.Time) (*machine, error) {
 	type booted struct {
 		m     *machine
 		ready wire.Ready
@@ -141,12 +150,12 @@ func attach(c Config, signals <-chan os.Signal, started time.Time) (*machine, *w
 				c.note(started, "L1 ready (its clock: init %.3f s, port %.3f, root %.3f, ready %.3f)",
 					float64(b.ready.Init)/1e9, float64(b.ready.Port)/1e9, float64(b.ready.Root)/1e9, float64(b.ready.Ready)/1e9)
 			}
-			return b.m, nil, b.err
+			return b.m, b.err
 		case s := <-signals:
 			if sig, ok := s.(unix.Signal); ok && (sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGHUP || sig == unix.SIGQUIT) {
 				close(cancel)
 				<-result
-				return nil, nil, &interrupted{sig}
+				return nil, &interrupted{sig}
 			}
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,9 +31,6 @@ func run() error {
 	var ready wire.Ready
 	ready.Version = wire.Version
 	ready.Init = monotonic()
-	// Process 1 has no default actions to lose, and SIGPIPE would only hide
-	// the error of the write.
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
 	if err := mountEarly(); err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (s *server) serve() error {
 		case wire.KindPing:
 			err = s.conn.Send(wire.Frame{Kind: wire.KindPong})
 		default:
-			err = s.deliver(f)
+			s.deliver(f)
 		}
 		if err != nil {
 			return err
@@ -72,13 +72,22 @@ func (s *server) start(f wire.Frame) error {
 
 // deliver passes a frame to its command. One that has just ended is not an
 // error: the host cannot know yet.
-func (s *server) deliver(f wire.Frame) error {
+func (s *server) deliver(f wire.Frame) {
 	s.mu.Lock()
 	c := s.commands[f.Command]
 	s.mu.Unlock()
 	if c == nil {
-		return nil
+		return
 	}
+	if err := c.take(f); err != nil {
+		// One client's mistake in a warm rig is not the others'.
+		fmt.Fprintf(os.Stdout, "kvmrig: L1: command %d: %v\n", c.id, err)
+		c.abort()
+	}
+}
+
+// take handles a frame of the command.
+func (c *command) take(f wire.Frame) error {
 	switch f.Kind {
 	case wire.KindData:
 		if f.Stream == wire.Stdin {

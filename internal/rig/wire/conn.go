@@ -44,6 +44,16 @@ func (c *Conn) Send(f Frame) error {
 	return nil
 }
 
+// WriteEncoded writes whole frames that were encoded with Frame.Append.
+func (c *Conn) WriteEncoded(b []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.w.Write(b); err != nil {
+		return &Error{Op: "send", Err: err}
+	}
+	return nil
+}
+
 // SendJSON writes one frame whose payload is v as JSON.
 func (c *Conn) SendJSON(k Kind, command uint32, v any) error {
 	b, err := json.Marshal(v)
