@@ -131,15 +131,17 @@ func (v *Vsock) Activate(a Activation) error {
 		return &Error{"activate vsock", fmt.Errorf("the driver left out a queue")}
 	}
 	s := &vsockSender{dev: v, act: a, rx: rx, event: a.Queues[vsockQueueEvent]}
-	v.workers.Go(a, rx, func() error { return v.broken(s.run()) })
-	v.workers.Go(a, tx, func() error { return v.broken(v.receiveAll(a, tx)) })
+	// A worker that ends, because a ring is no good, takes all connections
+	// with it.
+	v.workers.Go(a, rx, func() error {
+		defer v.failAll(syscall.ECONNRESET, true)
+		return s.run()
+	})
+	v.workers.Go(a, tx, func() error {
+		defer v.failAll(syscall.ECONNRESET, true)
+		return v.receiveAll(a, tx)
+	})
 	return nil
-}
-
-// broken ends all connections if a worker ends because the ring is no good.
-func (v *Vsock) broken(err error) error {
-	v.failAll(syscall.ECONNRESET, true)
-	return err
 }
 
 // Reset implements Device. Connections end with ECONNRESET; listeners, and dials
