@@ -223,11 +223,11 @@ func (c *Cmd) Wait() error {
 // whole sandbox did.
 func (c *Cmd) lost(err error) error {
 	select {
-	case <-c.sb.process.Ended():
+	case <-c.sb.life.Ended():
 	case <-time.After(time.Second):
 		return err
 	}
-	if final := c.sb.process.Final(); final != nil {
+	if final := c.sb.life.Final(); final != nil {
 		return fmt.Errorf("the sandbox ended first (%s: %s): %w", final.Reason, final.Detail, err)
 	}
 	return fmt.Errorf("the sandbox ended first: %w", err)

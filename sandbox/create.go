@@ -38,7 +38,7 @@ func CreateDetached(ctx context.Context, name string, cfg Config) (*Sandbox, err
 }
 
 func create(ctx context.Context, name string, cfg Config, detached bool) (_ *Sandbox, err error) {
-	began := monitor.Now()
+	clock := monitor.NewPhaseClock()
 	created := time.Now()
 	if cfg, err = cfg.withDefaults(name); err != nil {
 		return nil, err
@@ -56,12 +56,14 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 	}
 	// Start closes them; before that, this does.
 	defer files.Close()
+	clock.Mark("files opened")
 
 	dir, lock, err := home.Create(name, cfg, cfg.Ephemeral)
 	if err != nil {
 		return nil, &Error{name, "create", err}
 	}
 	files.Lock = lock
+	clock.Mark("state directory created")
 	ctx, stop := watchSlowBoot(ctx)
 	defer stop()
 	p, err := monitor.Start(ctx, dir, monitor.Spec{
@@ -69,7 +71,7 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 		Ephemeral:   cfg.Ephemeral,
 		Detached:    detached,
 		Created:     created,
-		Began:       began,
+		Clock:       clock,
 		CPUs:        cfg.CPUs,
 		Memory:      uint64(cfg.Memory) << 20,
 		Hostname:    cfg.Hostname,
@@ -88,7 +90,7 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 		}
 		return nil, &Error{name, "create", err}
 	}
-	return &Sandbox{name: name, cfg: cfg, dir: dir, process: p, owner: !detached}, nil
+	return &Sandbox{name: name, cfg: cfg, dir: dir, life: p, process: p, boot: p.Boot, owner: !detached}, nil
 }
 
 // openFiles opens all that the monitor needs.
@@ -132,12 +134,7 @@ const slowBoot = 3 * time.Second
 func watchSlowBoot(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(slowBoot, func() {
-		sys, err := kvm.Open()
-		if err != nil {
-			return
-		}
-		defer sys.Close()
-		if speed, err := sys.MeasureRing0(); err == nil && speed < kvm.UsableRing0 {
+		if speed, err := ring0Speed(); err == nil && speed < hopelessRing0 {
 			cancel(interpretedError(speed))
 		}
 	})
@@ -145,4 +142,30 @@ func watchSlowBoot(ctx context.Context) (_ context.Context, stop func()) {
 		timer.Stop()
 		cancel(nil)
 	}
+}
+
+// hopelessRing0, in instructions per second, is where a boot is given up. An
+// interpreting KVM was measured at 4 million, an emulated machine, on a busy
+// host, seldom under 100.
+const hopelessRing0 = 15e6
+
+// ring0Speed is the best of several measurements: a busy host makes a single
+// one look slow.
+func ring0Speed() (float64, error) {
+	sys, err := kvm.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer sys.Close()
+	var best float64
+	for range 8 {
+		speed, err := sys.MeasureRing0()
+		if err != nil {
+			return 0, err
+		}
+		if best = max(best, speed); best >= kvm.UsableRing0 {
+			break
+		}
+	}
+	return best, nil
 }

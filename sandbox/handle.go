@@ -103,6 +103,32 @@ func (h *Handle) CreatedAt() time.Time { return h.state.Created }
 // UpdatedAt: see CreatedAt.
 func (h *Handle) UpdatedAt() time.Time { return h.state.Updated }
 
+// Config is what the sandbox was created with, defaults filled in.
+func (h *Handle) Config() (Config, error) {
+	var c Config
+	if err := h.dir.ReadJSON(state.ConfigFile, &c); err != nil {
+		return Config{}, &Error{h.Name(), "config", err}
+	}
+	return c, nil
+}
+
+// Connect returns the running sandbox. ErrNotRunning if it does not run.
+func (h *Handle) Connect(ctx context.Context) (*Sandbox, error) {
+	cfg, err := h.Config()
+	if err != nil {
+		return nil, err
+	}
+	_, answer, err := monitor.Dial(ctx, h.dir, monitor.Call{Op: monitor.OpBoot})
+	if err != nil {
+		return nil, &Error{h.Name(), "connect", err}
+	}
+	watch, err := monitor.NewWatch(ctx, h.dir)
+	if err != nil {
+		return nil, &Error{h.Name(), "connect", err}
+	}
+	return &Sandbox{name: h.Name(), cfg: cfg, dir: h.dir, life: watch, boot: answer.Boot}, nil
+}
+
 // Remove deletes the sandbox's state. ErrRunning while it runs.
 func (h *Handle) Remove(ctx context.Context) error {
 	err := h.dir.Remove()

@@ -18,13 +18,33 @@ type Sandbox struct {
 	name    string
 	cfg     Config
 	dir     *state.Dir
-	process *monitor.Process
+	life    life
+	process *monitor.Process // nil if another process created the sandbox
+	boot    *monitor.Boot
 
 	mu    sync.Mutex
 	owner bool
 	// agent carries the calls that are not a command of their own: signals,
 	// terminal sizes. Made when first needed.
 	agent *ttrpc.Client
+}
+
+// life tells when a sandbox ended and how; a *monitor.Process for its creator, a
+// *monitor.Watch for others.
+type life interface {
+	Ended() <-chan struct{}
+	Final() *state.State // nil: without a word
+}
+
+// Connect finds a running sandbox. Any number of processes may be connected to
+// one; that it is theirs to stop does not make it end with them.
+// ErrNotFound, or ErrNotRunning.
+func Connect(ctx context.Context, name string) (*Sandbox, error) {
+	h, err := Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return h.Connect(ctx)
 }
 
 // Name returns the sandbox's name.
@@ -44,17 +64,19 @@ func (s *Sandbox) OwnsLifecycle() bool {
 func (s *Sandbox) Detach() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.process.Detach(); err != nil {
-		return &Error{s.name, "detach", err}
+	if s.owner {
+		if err := s.process.Detach(); err != nil {
+			return &Error{s.name, "detach", err}
+		}
+		s.owner = false
 	}
-	s.owner = false
 	return nil
 }
 
 // Boot says how the sandbox came up: how long each phase took, and the VM
 // exits until the agent was ready. For benchmarks and the curious.
 func (s *Sandbox) Boot() Boot {
-	b := s.process.Boot
+	b := s.boot
 	out := Boot{Exits: make(map[string]uint64, len(b.Exits))}
 	for _, p := range b.Phases {
 		out.Phases = append(out.Phases, Phase(p))
@@ -106,6 +128,9 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 // flushed. Killing a sandbox that has ended is no error.
 func (s *Sandbox) Kill(ctx context.Context) error {
 	if err := s.call(ctx, "kill", monitor.Call{Op: monitor.OpKill}); err != nil {
+		if s.process == nil {
+			return err
+		}
 		// A monitor that does not answer is killed itself.
 		if killErr := s.process.Kill(); killErr != nil {
 			return errors.Join(err, killErr)
@@ -126,7 +151,7 @@ func (s *Sandbox) call(ctx context.Context, op string, call monitor.Call) error 
 	if errors.Is(err, ErrNotRunning) {
 		// It is ending: its socket goes before its last word.
 		select {
-		case <-s.process.Ended():
+		case <-s.life.Ended():
 			return nil
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -138,7 +163,7 @@ func (s *Sandbox) call(ctx context.Context, op string, call monitor.Call) error 
 
 func (s *Sandbox) hasEnded() bool {
 	select {
-	case <-s.process.Ended():
+	case <-s.life.Ended():
 		return true
 	default:
 		return false
@@ -148,12 +173,12 @@ func (s *Sandbox) hasEnded() bool {
 // Wait waits for the sandbox's end, or for ctx.
 func (s *Sandbox) Wait(ctx context.Context) (ExitStatus, error) {
 	select {
-	case <-s.process.Ended():
+	case <-s.life.Ended():
 	case <-ctx.Done():
 		return ExitStatus{}, &Error{s.name, "wait", ctx.Err()}
 	}
 	s.closeAgent()
-	final := s.process.Final()
+	final := s.life.Final()
 	if final == nil {
 		st, err := s.dir.Read()
 		switch {
@@ -183,7 +208,8 @@ func exitStatus(st *state.State) ExitStatus {
 	}
 }
 
-// StopAndWait is Stop and Wait. The monitor's process is gone when it returns.
+// StopAndWait is Stop and Wait. In the process that created the sandbox, its
+// monitor is gone when it returns.
 func (s *Sandbox) StopAndWait(ctx context.Context) (ExitStatus, error) {
 	if err := s.Stop(ctx); err != nil {
 		return ExitStatus{}, err
@@ -191,6 +217,9 @@ func (s *Sandbox) StopAndWait(ctx context.Context) (ExitStatus, error) {
 	status, err := s.Wait(ctx)
 	if err != nil {
 		return status, err
+	}
+	if s.process == nil {
+		return status, nil
 	}
 	select {
 	case <-s.process.Gone():

@@ -81,11 +81,52 @@ func exchange(conn net.Conn, call Call) (*Answer, error) {
 		return nil, fmt.Errorf("%w (%w)", ErrGone, err)
 	}
 	var a Answer
-	if err := readLine(conn, &a); err != nil {
+	if err := readLineMax(conn, &a, maxMessage); err != nil {
 		return nil, fmt.Errorf("%w (%w)", ErrGone, err)
 	}
 	if a.Error != "" {
 		return nil, errors.New(a.Error)
 	}
 	return &a, nil
+}
+
+// Watch waits for the end of a sandbox that another process created.
+type Watch struct {
+	conn  net.Conn
+	ended chan struct{}
+	final *state.State // set before ended; nil if the monitor died without a word
+}
+
+// NewWatch begins to wait. ErrGone if the sandbox does not run.
+func NewWatch(ctx context.Context, d *state.Dir) (*Watch, error) {
+	conn, _, err := Dial(ctx, d, Call{Op: OpWait})
+	if err != nil {
+		return nil, err
+	}
+	w := &Watch{conn: conn, ended: make(chan struct{})}
+	go w.run()
+	return w, nil
+}
+
+func (w *Watch) run() {
+	defer close(w.ended)
+	defer w.conn.Close()
+	var a Answer
+	if err := readLineMax(w.conn, &a, maxMessage); err == nil {
+		w.final = a.Final
+	}
+}
+
+// Ended is closed when the sandbox has ended, or Close was called.
+func (w *Watch) Ended() <-chan struct{} { return w.ended }
+
+// Final is the last state, nil if the monitor died without one. Call it after
+// Ended.
+func (w *Watch) Final() *state.State { return w.final }
+
+// Close stops waiting.
+func (w *Watch) Close() error {
+	err := w.conn.Close()
+	<-w.ended
+	return err
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
+	"github.com/sandpit-vm/sandpit/internal/state"
 )
 
 // The control socket speaks one request and one answer, a line of JSON each.
@@ -27,14 +28,15 @@ const (
 	OpDial = "dial" // connect to the agent
 	OpStop = "stop" // shut down gracefully, within Grace
 	OpKill = "kill" // switch off
-	OpWait = "wait" // answer when the sandbox ends, by closing
+	OpWait = "wait" // answer again when the sandbox has ended
 	OpBoot = "boot" // how the boot went
 )
 
 // Answer is the answer to a Call.
 type Answer struct {
-	Error string `json:",omitempty"`
-	Boot  *Boot  `json:",omitempty"`
+	Error string       `json:",omitempty"`
+	Boot  *Boot        `json:",omitempty"`
+	Final *state.State `json:",omitempty"` // the second answer to OpWait
 }
 
 const (
@@ -50,6 +52,8 @@ type control struct {
 	listener *net.UnixListener
 	isReady  chan struct{}
 	boot     *Boot // set before isReady is closed
+	isEnded  chan struct{}
+	final    *state.State // set before isEnded is closed
 
 	mu      sync.Mutex
 	clients map[net.Conn]struct{}
@@ -58,7 +62,7 @@ type control struct {
 }
 
 func newControl(m *monitor, l *net.UnixListener) *control {
-	return &control{m: m, listener: l, isReady: make(chan struct{}), clients: make(map[net.Conn]struct{})}
+	return &control{m: m, listener: l, isReady: make(chan struct{}), isEnded: make(chan struct{}), clients: make(map[net.Conn]struct{})}
 }
 
 // ready lets clients reach the agent.
@@ -80,7 +84,7 @@ func (c *control) serve() {
 			continue
 		}
 		if !c.add(conn) {
-			answer(conn, fmt.Errorf("too many clients (%d)", maxClients))
+			answer(conn, fmt.Errorf("the sandbox is ending, or has too many clients (%d)", maxClients))
 			conn.Close()
 		}
 	}
@@ -108,15 +112,28 @@ func (c *control) remove(conn net.Conn) {
 	delete(c.clients, conn)
 }
 
-// close ends the service and all its connections, and waits for them.
-func (c *control) close() {
+// refuse takes no more clients.
+func (c *control) refuse() {
 	c.listener.Close()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.closed = true
-	for conn := range c.clients {
-		conn.Close()
-	}
-	c.mu.Unlock()
+}
+
+// end tells those who wait how the sandbox ended, and waits until they know.
+// The others are done by now, for the guest's connections ended with it; a
+// client that does not close its end is not waited for long.
+func (c *control) end(final *state.State) {
+	c.final = final
+	close(c.isEnded)
+	impatience := time.AfterFunc(time.Second, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for conn := range c.clients {
+			conn.Close()
+		}
+	})
+	defer impatience.Stop()
 	c.wg.Wait()
 }
 
@@ -138,9 +155,7 @@ func (c *control) client(conn *net.UnixConn) {
 		c.m.stops.request(stopRequest{reason: ReasonKilled, detail: "killed"})
 		answer(conn, nil)
 	case OpWait:
-		answer(conn, nil)
-		// Nothing more is expected: the read ends with the client or with us.
-		io.Copy(io.Discard, io.LimitReader(conn, maxCall))
+		c.wait(conn)
 	case OpBoot:
 		select {
 		case <-c.isReady:
@@ -151,6 +166,26 @@ func (c *control) client(conn *net.UnixConn) {
 	default:
 		answer(conn, fmt.Errorf("unknown operation %q", call.Op))
 	}
+}
+
+// wait tells the client when the sandbox has ended, unless it loses patience.
+func (c *control) wait(conn *net.UnixConn) {
+	if answer(conn, nil) != nil {
+		return
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		// Nothing more is expected: the read ends with the client or with us.
+		io.Copy(io.Discard, io.LimitReader(conn, maxCall))
+	}()
+	select {
+	case <-c.isEnded:
+		reply(conn, Answer{Final: c.final})
+	case <-gone:
+	}
+	conn.Close()
+	<-gone
 }
 
 var errStarting = errors.New("the sandbox is still starting")

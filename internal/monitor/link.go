@@ -38,11 +38,14 @@ func newLink(vsock *virtio.Vsock, agents net.Listener) *link {
 	return l
 }
 
-// run runs the machine to its end.
+// run runs the machine to its end, which is the end of its connections too:
+// there is nobody left to close them from inside.
 func (l *link) run(machine *vmm.Machine) {
 	l.reason, l.err = machine.Run(l.runCtx)
+	if err := l.vsock.Close(); err != nil && l.err == nil {
+		l.err = err
+	}
 	close(l.machineEnded)
-	l.agents.Close()
 }
 
 // dial connects to a port of the guest.

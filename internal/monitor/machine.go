@@ -41,7 +41,7 @@ func (m *monitor) start() (stage string, err error) {
 		{Name: "rng", Device: virtio.NewRNG(rand.Reader)},
 	}
 	for _, d := range m.in.disks {
-		backend, err := virtio.NewFileBackend(d.file)
+		backend, err := virtio.NewFileBackend(d.file, d.ReadOnly)
 		if err != nil {
 			return "disk " + d.Disk, err
 		}
@@ -73,7 +73,7 @@ func (m *monitor) start() (stage string, err error) {
 		return "machine", err
 	}
 	m.machine = machine
-	m.phases.mark("machine built", Now())
+	m.spec.Clock.Mark("machine built")
 	l, err := net.FileListener(m.in.files[RoleControl])
 	if err != nil {
 		return "control socket", err
@@ -92,7 +92,7 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 	if err != nil {
 		return "boot", err
 	}
-	m.phases.mark("guest kernel and agent started", Now())
+	m.spec.Clock.Mark("guest kernel and agent started")
 	client := ttrpc.NewClient(conn)
 	m.link.agent = proto.NewAgentClient(client)
 	m.link.client = client
@@ -107,7 +107,7 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 		}
 		return "guest set-up", err
 	}
-	m.phases.mark("root mounted, agent ready", Now())
+	m.spec.Clock.Mark("root mounted, agent ready")
 	m.link.guest = resp.GetPhases()
 	return "", nil
 }
@@ -158,7 +158,7 @@ func (m *monitor) shutdownMachine() {
 
 // bootReport is the Boot of a machine whose agent is ready.
 func (m *monitor) bootReport() *Boot {
-	b := &Boot{Phases: m.phases.list(), Exits: make(map[string]uint64)}
+	b := &Boot{Phases: m.spec.Clock.Phases, Exits: make(map[string]uint64)}
 	for kind, n := range m.machine.Stats().Exits {
 		b.Exits[kind.String()] = n
 	}

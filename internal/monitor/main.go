@@ -28,7 +28,11 @@ func RunIfMonitor() {
 	if len(os.Args) == 0 || os.Args[0] != ProcessName {
 		return
 	}
-	os.Exit(run())
+	// Init functions run locked to the main thread, which would make every
+	// wake-up of this goroutine a switch of threads.
+	status := make(chan int)
+	go func() { status <- run() }()
+	os.Exit(<-status)
 }
 
 // monitor is the life of one sandbox, from the monitor's side.
@@ -39,7 +43,6 @@ type monitor struct {
 	log  *slog.Logger
 	// creator is the socket to the creator; it may be gone.
 	creator net.Conn
-	phases  phaseClock
 
 	machine *vmm.Machine
 	console *cappedFile
@@ -60,7 +63,7 @@ const (
 )
 
 func run() int {
-	began := Now()
+	began := now()
 	conn, err := creatorSocket()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", ProcessName, err)
@@ -84,8 +87,7 @@ func run() int {
 		stops:   newStops(),
 		log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: spec.LogLevel})),
 	}
-	m.phases.since(spec.Began)
-	m.phases.mark("monitor process started", began)
+	spec.Clock.markAt("monitor process started", began)
 	m.state = state.State{Status: state.Starting, Created: spec.Created}
 	if m.in, err = adopt(spec); err == nil {
 		m.dir, err = spec.Home.Open(spec.Name)
@@ -236,7 +238,7 @@ func (m *monitor) cleanUp() {
 		m.console.Flush()
 	}
 	if m.control != nil {
-		m.control.close()
+		m.control.refuse()
 	}
 	if err := os.Remove(m.dir.File(state.ControlSocket)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		m.log.Error("control socket was not removed", "err", err)
@@ -245,6 +247,9 @@ func (m *monitor) cleanUp() {
 		if err := m.dir.RemoveLocked(); err != nil {
 			m.log.Error("directory was not removed", "err", err)
 		}
+	}
+	if m.control != nil {
+		m.control.end(&m.state)
 	}
 	m.tell(Message{Event: eventEnded, State: &m.state})
 	m.creator.Close()

@@ -33,10 +33,9 @@ type Spec struct {
 	Ephemeral bool
 	// Detached sandboxes outlive their creator.
 	Detached bool
-	// Created and Began are when creation began: wall clock, and nanoseconds
-	// of CLOCK_MONOTONIC, from which the phases of the boot are counted.
+	// Created is when creation began, Clock the phases of it so far.
 	Created time.Time
-	Began   int64
+	Clock   *PhaseClock
 
 	CPUs     int
 	Memory   uint64 // bytes
@@ -99,30 +98,6 @@ type request struct{ Op string }
 
 const opDetach = "detach"
 
-// Phase is a part of the time from the beginning of a creation to the moment
-// the agent was ready. Phases of the guest are measured by its own clock.
-type Phase struct {
-	Name     string
-	Duration time.Duration
-}
-
-// Boot says how a sandbox came up: where the time went, and the VM exits until
-// the agent was ready, by kind.
-type Boot struct {
-	Phases []Phase
-	Exits  map[string]uint64
-}
-
-// Now is CLOCK_MONOTONIC, which, unlike time.Time, means the same in the
-// creator and in the monitor.
-func Now() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0 // the clock always exists; phases would be wrong, nothing else
-	}
-	return ts.Nano()
-}
-
 // maxSpec bounds what a monitor reads of its Spec.
 const maxSpec = 4 << 20
 
@@ -132,7 +107,7 @@ func readSpec(dec *json.Decoder) (*Spec, error) {
 	if err := dec.Decode(&s); err != nil {
 		return nil, fmt.Errorf("read the creator's message: %w", err)
 	}
-	if s.Magic != magic {
+	if s.Magic != magic || s.Clock == nil {
 		return nil, fmt.Errorf("the creator speaks %q, this program %q: it was replaced while it ran", s.Magic, magic)
 	}
 	return &s, nil

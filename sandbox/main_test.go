@@ -1,0 +1,110 @@
+package sandbox_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sandpit-vm/sandpit/kvm/kvmtest"
+	"github.com/sandpit-vm/sandpit/sandbox"
+)
+
+// creatorEnv makes this test binary a creator: it creates the sandbox of that
+// name, says so, and waits to be killed.
+const creatorEnv = "SANDPIT_TEST_CREATOR"
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(creatorEnv); name != "" {
+		if _, err := sandbox.Create(context.Background(), name, sandbox.Config{Memory: 256}); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("ready")
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// sharedCache holds the decompressed kernel and images for all tests.
+func sharedCache() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("sandpit-test-cache-%d", os.Getuid()))
+}
+
+// newHome gives the test a home of its own and checks, at its end, that no
+// monitor of it is left.
+func newHome(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("SANDPIT_HOME", "")
+	t.Setenv("XDG_STATE_HOME", dir)
+	t.Setenv("XDG_CACHE_HOME", sharedCache())
+	return filepath.Join(dir, "sandpit", "sandboxes")
+}
+
+// needVM gives the test a home and a KVM that works.
+func needVM(t testing.TB) (home string) {
+	t.Helper()
+	kvmtest.NeedKVM(t)
+	home = newHome(t)
+	fds := openFiles(t)
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return len(monitors(t)) == 0 }, 10*time.Second, 20*time.Millisecond,
+			"monitors are left: %v", monitors(t))
+		// The runtime's own descriptors (epoll and its like) are opened once.
+		require.Eventually(t, func() bool { return openFiles(t) <= fds+4 }, 5*time.Second, 20*time.Millisecond,
+			"descriptors leak: %d before, %d after", fds, openFiles(t))
+	})
+	return home
+}
+
+// openFiles counts this process's descriptors.
+func openFiles(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
+
+// monitors are the process IDs of the monitors below this process or orphaned
+// by it.
+func monitors(t testing.TB) []string {
+	t.Helper()
+	out, err := exec.Command("ps", "-eo", "pid=,stat=,args=").Output()
+	require.NoError(t, err)
+	var pids []string
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) >= 3 && f[2] == "sandpit-monitor" && !strings.HasPrefix(f[1], "Z") {
+			pids = append(pids, f[0])
+		}
+	}
+	return pids
+}
+
+// deadline is a context that outlasts anything a test waits for.
+func deadline(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// create makes a sandbox that the test's end stops.
+func create(t testing.TB, name string, cfg sandbox.Config) *sandbox.Sandbox {
+	t.Helper()
+	sb, err := sandbox.Create(deadline(t), name, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		require.NoError(t, sb.Kill(ctx))
+	})
+	return sb
+}
