@@ -20,13 +20,14 @@ const (
 	Long
 )
 
-// Where things lie in a guest's memory. What is above Free is unused.
+// Where things lie in a guest's memory in long mode. Real mode has nothing but
+// the interrupt vectors at 0, code at 0x1000 and the stack.
 //
 //	0x00500  GDT: null, 64-bit code (selector 8), data (selector 16)
 //	0x01000  PML4, PDPT, eight page directories; up to 0x0b000
 //	0x0b000  IDT, 256 gates
-//	0x10000  code in long mode; real mode has it at 0x1000
-//	0x40000  Free
+//	0x10000  code
+//	0x40000  end of the stacks, which grow down; Free from here on
 const (
 	gdt, pml4, pdpt, pd, idt = 0x500, 0x1000, 0x2000, 0x3000, 0xb000
 
@@ -41,8 +42,9 @@ const (
 	CodeSelector = 0x08
 	DataSelector = 0x10
 
-	stackTop   = 0x40000 // of vCPU 0; the others' are a page lower each
-	pageTables = 8       // GiB that are mapped
+	stackLong  = 0x40000 // of vCPU 0; the others' are a page lower each
+	stackReal  = 0xf000
+	pageTables = 8 // GiB that are mapped
 )
 
 // Timeout bounds every Run of a guest: none takes longer than milliseconds.
@@ -88,10 +90,10 @@ func NewGuest(t testing.TB, sys *kvm.System, c Config) *Guest {
 	g.Mem, err = newMem(append([]guestmem.Range{{Size: MemSize}}, c.More...)...)
 	g.must("memory", err)
 	t.Cleanup(func() { g.check("memory", g.Mem.Close()) })
-	g.writeTables()
-	entry := CodeReal
+	entry, stack := CodeReal, uint64(stackReal)
 	if c.Mode == Long {
-		entry = CodeLong
+		entry, stack = CodeLong, stackLong
+		g.writeTables()
 	}
 	g.must("code", g.Mem.WriteAt(c.Code, entry))
 
@@ -122,7 +124,7 @@ func NewGuest(t testing.TB, sys *kvm.System, c Config) *Guest {
 		g.setMode(v, c.Mode)
 		regs := c.Regs
 		if regs.RSP == 0 {
-			regs.RSP = stackTop - uint64(id)*guestmem.PageSize
+			regs.RSP = stack - uint64(id)*guestmem.PageSize
 		}
 		g.must("registers", v.SetRegs(regs))
 		if c.IRQChip && id > 0 {

@@ -29,9 +29,14 @@ func NeedKVM(t testing.TB) *kvm.System {
 			t.Errorf("closing KVM: %v", err)
 		}
 	})
-	speed, err := sys.MeasureRing0()
-	if err != nil {
-		t.Fatalf("needs KVM, and measuring its speed failed: %v; %s", err, remedy)
+	var speed float64
+	for range 10 { // a crowded machine may make a good KVM look slow
+		if speed, err = sys.MeasureRing0(); err != nil {
+			t.Fatalf("needs KVM, and measuring its speed failed: %v; %s", err, remedy)
+		}
+		if speed >= kvm.UsableRing0 {
+			break
+		}
 	}
 	if speed < kvm.UsableRing0 {
 		t.Fatalf("needs KVM, and the one here interprets guest kernels (%.1f million instructions/s, at least %.0f needed); %s",

@@ -1,0 +1,255 @@
+package kvm_test
+
+import (
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sandpit-vm/sandpit/kvm"
+	"github.com/sandpit-vm/sandpit/kvm/kvmtest"
+)
+
+func TestSystem(t *testing.T) {
+	sys := kvmtest.NeedKVM(t)
+	v, err := sys.APIVersion()
+	require.NoError(t, err)
+	require.Equal(t, 12, v)
+	n, err := sys.CheckExtension(kvm.CapIRQFD)
+	require.NoError(t, err)
+	require.NotZero(t, n)
+	require.NoError(t, sys.Require(kvm.CapIOEventFD))
+	require.ErrorIs(t, sys.Require(60000), kvm.ErrUnavailable)
+	most, err := sys.MaxVCPUs()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, most, 32)
+	msrs, err := sys.MSRIndexList()
+	require.NoError(t, err)
+	require.Contains(t, msrs, uint32(0x10), "the TSC")
+	require.NotNil(t, sys.File())
+
+	vm, err := sys.CreateVM()
+	require.NoError(t, err)
+	defer vm.Close()
+	_, err = vm.CreateVCPU(1 << 20)
+	require.Error(t, err)
+	require.ErrorContains(t, err, "more vCPUs")
+	require.NoError(t, sys.Close())
+	require.NoError(t, sys.Close(), "closing twice is harmless")
+	require.NoError(t, vm.SetTSSAddr(0xfffbd000), "a VM outlives the System")
+	require.NoError(t, vm.Close())
+	require.NoError(t, vm.Close())
+}
+
+// What is set is what is read back.
+func TestVCPU_State(t *testing.T) {
+	g := guest(t, kvmtest.Config{Mode: kvmtest.Long, IRQChip: true, CPUs: 2, Code: []byte{0xe6, 0x10, 0xf4}})
+	g.RunTo(kvm.ExitIO)
+	v := g.VCPU
+
+	regs, err := v.Regs()
+	require.NoError(t, err)
+	regs.RAX, regs.R15 = 0x1111222233334444, 0x5555666677778888
+	require.NoError(t, v.SetRegs(regs))
+	regs2, err := v.Regs()
+	require.NoError(t, err)
+	require.Equal(t, regs, regs2)
+
+	sregs, err := v.Sregs()
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<10|1<<8, sregs.EFER&0x500)
+	sregs.CR2 = 0x1000
+	sregs.FS.Base = 0x7000
+	require.NoError(t, v.SetSregs(sregs))
+	sregs2, err := v.Sregs()
+	require.NoError(t, err)
+	require.Equal(t, sregs, sregs2)
+
+	fpu, err := v.FPU()
+	require.NoError(t, err)
+	fpu.XMM[3][5], fpu.MXCSR = 0x42, 0x1f80
+	require.NoError(t, v.SetFPU(fpu))
+	fpu2, err := v.FPU()
+	require.NoError(t, err)
+	require.EqualValues(t, 0x42, fpu2.XMM[3][5])
+
+	xsave, err := v.XSave()
+	require.NoError(t, err)
+	require.NoError(t, v.SetXSave(xsave))
+	xsave2, err := v.XSave()
+	require.NoError(t, err)
+	require.Equal(t, xsave, xsave2)
+
+	xcrs, err := v.XCRS()
+	require.NoError(t, err)
+	require.EqualValues(t, 1, xcrs.NrXCRS)
+	require.NoError(t, v.SetXCRS(xcrs))
+
+	debug, err := v.DebugRegs()
+	require.NoError(t, err)
+	debug.DB[2] = 0x1234
+	require.NoError(t, v.SetDebugRegs(debug))
+	debug2, err := v.DebugRegs()
+	require.NoError(t, err)
+	require.EqualValues(t, 0x1234, debug2.DB[2])
+
+	ev, err := v.Events()
+	require.NoError(t, err)
+	require.NoError(t, v.SetEvents(ev))
+
+	lapic, err := v.LAPIC()
+	require.NoError(t, err)
+	require.NoError(t, v.SetLAPIC(lapic))
+
+	mp, err := v.MPState()
+	require.NoError(t, err)
+	require.Equal(t, kvm.MPRunnable, mp)
+	require.NoError(t, g.VCPUs[1].SetMPState(kvm.MPHalted))
+	mp, err = g.VCPUs[1].MPState()
+	require.NoError(t, err)
+	require.Equal(t, kvm.MPHalted, mp)
+
+	khz, err := v.TSCKHz()
+	require.NoError(t, err)
+	require.Greater(t, khz, uint32(100_000))
+	require.NoError(t, v.SetTSCKHz(khz))
+
+	tr, err := v.Translate(0x12345)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, tr.Valid)
+	require.EqualValues(t, 0x12345, tr.PhysicalAddress)
+	require.NoError(t, v.NMI())
+}
+
+func TestVCPU_MSRs(t *testing.T) {
+	g := guest(t, kvmtest.Config{Mode: kvmtest.Long, Code: []byte{0xf4}})
+	const (
+		star, lstar = 0xc0000081, 0xc0000082
+		unknown     = 0x12345678
+	)
+	require.NoError(t, g.VCPU.SetMSRs([]kvm.MSR{{Index: star, Data: 1 << 32}, {Index: lstar, Data: 0xffffffff80000000}}))
+	got, err := g.VCPU.MSRs(lstar, star)
+	require.NoError(t, err)
+	require.Equal(t, []kvm.MSR{{Index: lstar, Data: 0xffffffff80000000}, {Index: star, Data: 1 << 32}}, got)
+
+	_, err = g.VCPU.MSRs(star, unknown)
+	require.ErrorIs(t, err, kvm.ErrInvalid)
+	require.ErrorContains(t, err, "0x12345678")
+	require.ErrorContains(t, g.VCPU.SetMSRs([]kvm.MSR{{Index: unknown}}), "0x12345678")
+
+	many := make([]uint32, 200) // more than one batch
+	for i := range many {
+		many[i] = lstar
+	}
+	got, err = g.VCPU.MSRs(many...)
+	require.NoError(t, err)
+	require.Len(t, got, 200)
+	require.EqualValues(t, uint64(0xffffffff80000000), got[199].Data)
+	require.NoError(t, g.VCPU.SetMSRs(got))
+}
+
+// A step exits; what a guest asks CPUID is what it was given.
+func TestVCPU_StepAndCPUID(t *testing.T) {
+	g := guest(t, kvmtest.Config{Mode: kvmtest.Long, CPUs: 3, Code: []byte{
+		0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1
+		0x0f, 0xa2, // cpuid
+		0xf4,
+	}})
+	v := g.VCPUs[2]
+	require.NoError(t, v.SetGuestDebug(kvm.GuestDebug{Control: kvm.GuestDebugEnable | kvm.GuestDebugSingleStep}))
+	e := g.RunVCPU(v)
+	require.Equal(t, kvm.ExitDebug, e.Kind)
+	require.EqualValues(t, kvmtest.CodeLong+5, e.Addr)
+	require.NoError(t, v.SetGuestDebug(kvm.GuestDebug{}))
+	require.Equal(t, kvm.ExitHLT, g.RunVCPU(v).Kind)
+	r, err := v.Regs()
+	require.NoError(t, err)
+	require.EqualValues(t, 2, r.RBX>>24, "APIC ID")
+	require.EqualValues(t, 4, r.RBX>>16&0xff, "three CPUs, as a power of two")
+	require.NotZero(t, r.RCX&(1<<31), "hypervisor")
+	require.NotZero(t, r.RDX&(1<<28), "more than one logical processor")
+
+	entries, err := v.CPUID()
+	require.NoError(t, err)
+	require.NotEmpty(t, entries)
+	require.ErrorIs(t, v.SetCPUID(make([]kvm.CPUIDEntry, 257)), kvm.ErrInvalid)
+}
+
+// An MSR that user space asked for exits, and the answer reaches the guest.
+func TestVCPU_MSRExits(t *testing.T) {
+	g := guest(t, kvmtest.Config{Mode: kvmtest.Long, Code: []byte{
+		0xb9, 0x78, 0x56, 0x34, 0x12, // mov ecx, 0x12345678
+		0x0f, 0x30, // wrmsr
+		0x0f, 0x32, // rdmsr
+		0xf4,
+	}, Regs: kvm.Regs{RAX: 7}})
+	const unknownMSRs = 1 << 1 // KVM_MSR_EXIT_REASON_UNKNOWN
+	require.NoError(t, g.VM.EnableCap(kvm.CapX86UserSpaceMSR, unknownMSRs))
+	e := g.RunTo(kvm.ExitWRMSR)
+	require.EqualValues(t, 0x12345678, e.Addr)
+	require.EqualValues(t, 7, e.Data[0])
+	e = g.RunTo(kvm.ExitRDMSR)
+	copy(e.Data, []byte{9, 0, 0, 0, 8})
+	g.RunTo(kvm.ExitHLT)
+	r, err := g.VCPU.Regs()
+	require.NoError(t, err)
+	require.EqualValues(t, 9, r.RAX)
+	require.EqualValues(t, 8, r.RDX)
+
+	require.NoError(t, g.VCPU.SetRegs(kvm.Regs{RIP: uint64(kvmtest.CodeLong), RSP: r.RSP, RFLAGS: 2}))
+	g.RunTo(kvm.ExitWRMSR)
+	g.VCPU.FailMSR()
+	g.RunTo(kvm.ExitShutdown) // #GP without a handler
+}
+
+// Twenty thousand answers of the kernel, written to goroutines' stacks that grow
+// and shrink meanwhile: each one arrives.
+func TestClock_AnswersSurviveMovingStacks(t *testing.T) {
+	sys := kvmtest.NeedKVM(t)
+	vm, err := sys.CreateVM()
+	require.NoError(t, err)
+	defer vm.Close()
+	require.NoError(t, vm.SetClock(kvm.ClockData{Clock: 1e9}))
+
+	const workers, rounds = 4, 5_000
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			last := uint64(0)
+			for i := range rounds {
+				done := make(chan kvm.ClockData, 1)
+				go func() { // a fresh, small stack each time
+					c, err := deep(vm, (i*7+w)%60)
+					if err != nil {
+						t.Error(err)
+					}
+					done <- c
+				}()
+				c := <-done
+				if c.Clock < 1e9 || c.Clock < last {
+					t.Errorf("worker %d, call %d: clock %d after %d", w, i, c.Clock, last)
+					return
+				}
+				last = c.Clock
+				if i%500 == 0 {
+					runtime.GC() // shrinks stacks
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// deep reads the clock n frames down, so that the stack may have to grow at any
+// of the calls in between.
+func deep(vm *kvm.VM, n int) (kvm.ClockData, error) {
+	var ballast [128]byte
+	ballast[n] = 1
+	if n == 0 {
+		return vm.Clock()
+	}
+	c, err := deep(vm, n-1)
+	c.Pad[3] += uint32(ballast[0])
+	return c, err
+}
