@@ -87,9 +87,11 @@ type BlkConfig struct {
 
 // BlkStats counts what a disk did since it was made.
 type BlkStats struct {
-	ReadBytes, WrittenBytes  uint64
-	Reads, Writes, Flushes   uint64
-	Discards, Errors, Others uint64
+	Requests                uint64 // of all kinds, malformed ones too
+	Errors                  uint64 // requests answered with an I/O error
+	ReadBytes, WrittenBytes uint64
+	Reads, Writes, Flushes  uint64
+	Discards                uint64 // and write-zeroes
 }
 
 // Blk is a virtio block device with one queue. Requests are served one after
@@ -190,13 +192,12 @@ func (b *Blk) Reset() {
 // Stats returns the counters. It may be called at any time.
 func (b *Blk) Stats() BlkStats {
 	s := &b.stats
-	r := BlkStats{
+	return BlkStats{
+		Requests: s.requests.Load(), Errors: s.errors.Load(),
 		ReadBytes: s.readBytes.Load(), WrittenBytes: s.writtenBytes.Load(),
 		Reads: s.reads.Load(), Writes: s.writes.Load(), Flushes: s.flushes.Load(),
-		Discards: s.discards.Load(), Errors: s.errors.Load(),
+		Discards: s.discards.Load(),
 	}
-	r.Others = s.requests.Load() - min(s.requests.Load(), r.Reads+r.Writes+r.Flushes+r.Discards)
-	return r
 }
 
 // serve answers one request: a readable header, data, and a writable status

@@ -138,7 +138,7 @@ func TestBlk_ReadWriteFlushID(t *testing.T) {
 	require.EqualValues(t, 21, r.Used)
 	require.Equal(t, "root"+string(make([]byte, 16)), string(r.Data[:20]))
 
-	require.Equal(t, virtio.BlkStats{ReadBytes: 1024, WrittenBytes: 1024, Reads: 1, Writes: 1, Flushes: 1, Others: 1}, d.blk.Stats())
+	require.Equal(t, virtio.BlkStats{ReadBytes: 1024, WrittenBytes: 1024, Reads: 1, Writes: 1, Flushes: 1, Requests: 4}, d.blk.Stats())
 }
 
 func TestBlk_Spec5_2_4_Config(t *testing.T) {

@@ -37,7 +37,8 @@ func TestChain_T23_ConcurrentScribble(t *testing.T) {
 	})
 	var c virtio.Chain
 	broken := 0
-	for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); {
+	start := time.Now()
+	for time.Since(start) < 300*time.Millisecond || broken == 0 && time.Since(start) < 10*time.Second {
 		r.Offer(0)
 		ok, err := q.Pop(&c)
 		if err != nil { // broken for good: begin again with a queue like it
@@ -87,7 +88,7 @@ func TestWorkers_T28_EndlessQueue(t *testing.T) {
 	}
 	start := time.Now()
 	d.Store32(vt.Status, 0)
-	require.Less(t, time.Since(start), 2*time.Second)
+	require.Less(t, time.Since(start), vt.Timeout)
 	stop.Store(true)
 	wg.Wait()
 }

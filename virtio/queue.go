@@ -232,6 +232,10 @@ func (q *Queue) Wait() error {
 	if q.stopped.Load() {
 		return ErrStopped
 	}
+	if q.kick == nil { // made by NewQueue: nobody kicks
+		<-q.done
+		return ErrStopped
+	}
 	if err := q.kick.wait(); err != nil {
 		return &Error{"wait for kick", err}
 	}

@@ -2,7 +2,6 @@ package virtiotest
 
 import (
 	"encoding/binary"
-	"time"
 
 	"github.com/sandpit-vm/sandpit/kvm/guestmem"
 	"github.com/sandpit-vm/sandpit/virtio"
@@ -203,7 +202,9 @@ func (d *Driver) Settle() {
 				before += r.DeviceUsedIdx()
 			}
 		}
-		time.Sleep(50 * time.Microsecond)
+		for i := range 100 {
+			pause(i)
+		}
 		for _, r := range d.rings {
 			if r != nil {
 				after += r.DeviceUsedIdx()

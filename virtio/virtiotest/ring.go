@@ -2,6 +2,7 @@ package virtiotest
 
 import (
 	"encoding/binary"
+	"runtime"
 	"time"
 
 	"github.com/sandpit-vm/sandpit/kvm/guestmem"
@@ -220,11 +221,13 @@ func (r *Ring) Wait() (head uint16, written uint32) {
 	}
 }
 
-// pause waits a moment, longer each time.
+// pause waits a moment, longer after a while.
 func pause(i int) {
-	if i > 10 {
-		time.Sleep(min(time.Duration(i)*time.Microsecond, time.Millisecond))
+	if i < 1000 {
+		runtime.Gosched()
+		return
 	}
+	time.Sleep(100 * time.Microsecond)
 }
 
 // WaitNeedsReset waits for DEVICE_NEEDS_RESET. The test fails if it is not set.
