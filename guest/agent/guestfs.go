@@ -59,7 +59,7 @@ func furnish(r *proto.SetupRequest, log *slog.Logger) (string, error) {
 		}
 	}
 	for _, step := range []func(*proto.SetupRequest) error{
-		linkDevices, makeTmp, setHostname, writeHosts, writeResolvConf, setSysctls, raiseLoopback,
+		linkDevices, makeTmp, setHostname, writeHosts, writeResolvConf, setSysctls,
 	} {
 		if err := step(r); err != nil {
 			log.Warn("setup", "err", err)
@@ -167,8 +167,9 @@ func setSysctls(*proto.SetupRequest) error {
 	return first
 }
 
-// raiseLoopback brings up lo; the kernel gives it its addresses.
-func raiseLoopback(*proto.SetupRequest) error {
+// raiseLoopback brings up lo; the kernel gives it its addresses. It waits for
+// the kernel now and then, so it is done beside other things.
+func raiseLoopback() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return &Error{Op: "raise lo", Err: err}

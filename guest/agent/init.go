@@ -57,6 +57,8 @@ func run(log *slog.Logger) error {
 		log.Warn("no exit device: power-off will reset the machine", "err", err)
 		ports = nil
 	}
+	loopback := make(chan error, 1)
+	go func() { loopback <- raiseLoopback() }()
 	var mounted *root
 	a, err := New(Config{
 		Log: log,
@@ -65,6 +67,9 @@ func run(log *slog.Logger) error {
 			var cgroup string
 			var err error
 			mounted, resp, cgroup, err = setUp(r, log)
+			if err := <-loopback; err != nil {
+				log.Warn("setup", "err", err)
+			}
 			return resp, cgroup, err
 		},
 		PowerOff: func(code uint8) {

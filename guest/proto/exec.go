@@ -61,7 +61,7 @@ var ErrLost = errors.New("connection to the guest lost")
 // returns. It returns a *StartError if the guest could not start the command.
 // The end of ctx closes the connection, which kills the command.
 func StartExec(ctx context.Context, conn net.Conn, start *ExecStart, stdout, stderr io.Writer) (*Exec, error) {
-	client := ttrpc.NewClient(conn)
+	client := NewClient(conn)
 	e := &Exec{
 		client:    client,
 		ctx:       ctx,
