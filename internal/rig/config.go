@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,9 +47,9 @@ const (
 
 // The values of EnvVar, which a command finds in its environment.
 const (
-	EnvVar   = "KVMRIG"
-	Direct_  = "direct"
-	Emulated = "emulated"
+	EnvVar      = "KVMRIG"
+	EnvDirect   = "direct"
+	EnvEmulated = "emulated"
 )
 
 // Config describes a run. The zero value of each field is its default.
@@ -114,9 +115,6 @@ func (c Config) validate() (Config, error) {
 	if c.Idle == 0 {
 		c.Idle = 10 * time.Minute
 	}
-	if len(c.Shares) > maxShares {
-		bad("%d shares: at most %d", len(c.Shares), maxShares)
-	}
 	shares := make([]string, 0, len(c.Shares))
 	for _, s := range c.Shares {
 		// The real path: below a symbolic link L1 would mount elsewhere.
@@ -137,8 +135,24 @@ func (c Config) validate() (Config, error) {
 		}
 		shares = append(shares, p)
 	}
+	shares = outermost(shares)
+	if len(shares) > maxShares {
+		bad("%d shares: at most %d", len(shares), maxShares)
+	}
 	c.Shares = shares
 	return c, errors.Join(errs...)
+}
+
+// outermost drops directories that are others or lie below others.
+func outermost(dirs []string) []string {
+	slices.Sort(dirs)
+	var kept []string
+	for _, d := range dirs {
+		if !slices.ContainsFunc(kept, func(k string) bool { return d == k || strings.HasPrefix(d, k+"/") }) {
+			kept = append(kept, d)
+		}
+	}
+	return kept
 }
 
 // hostMemory returns the host's memory and swap in MiB, or 0.

@@ -22,14 +22,14 @@ func runDirect(c Config) (int, error) {
 		return 127, err
 	}
 	if c.Timeout == 0 {
-		err := unix.Exec(path, c.Args, environ(Direct_))
+		err := unix.Exec(path, c.Args, environ(EnvDirect))
 		return 126, &Error{Op: "exec " + path, Err: err}
 	}
 	signals, stop := notify()
 	defer stop()
 	cmd := exec.Command(path, c.Args[1:]...)
 	cmd.Args[0] = c.Args[0]
-	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdin, os.Stdout, os.Stderr, environ(Direct_)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdin, os.Stdout, os.Stderr, environ(EnvDirect)
 	// A process group of its own can be killed whole, but must not be one in
 	// the background of a terminal that it wants to read.
 	group := !term.IsTerminal(int(os.Stdin.Fd()))

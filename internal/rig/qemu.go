@@ -82,12 +82,45 @@ func kernelArgs(khz uint32) string {
 	return fmt.Sprintf("tsc_early_khz=%d tsc=reliable no_timer_check console=ttyS0 quiet panic=-1 reboot=t mitigations=off random.trust_cpu=on", khz)
 }
 
+// parts is what an L1 is made of.
+type parts struct {
+	kernel, initrd *os.File
+	khz            uint32
+	err            error
+}
+
+// prepare gathers the parts, at the same time as each other and as whatever the
+// caller does until it needs them. They are for one boot, which closes them.
+func prepare(c Config) <-chan parts {
+	result := make(chan parts, 1)
+	go func() {
+		var p parts
+		var errs [2]error
+		var wg sync.WaitGroup
+		wg.Go(func() { p.khz = tscKHz() })
+		wg.Go(func() { p.kernel, errs[0] = openKernel(c.Kernel) })
+		wg.Go(func() { p.initrd, errs[1] = initramfs() })
+		wg.Wait()
+		p.err = errors.Join(errs[:]...)
+		result <- p
+	}()
+	return result
+}
+
+func (p parts) close() {
+	_ = p.kernel.Close()
+	_ = p.initrd.Close()
+}
+
 // boot starts L1 and returns when it is ready for commands, or when cancel is
 // closed.
-func boot(c Config, cancel <-chan struct{}) (*machine, wire.Ready, error) {
-	khz := make(chan uint32, 1)
-	go func() { khz <- tscKHz() }()
-	m, err := start(c, khz)
+func boot(c Config, prepared <-chan parts, cancel <-chan struct{}) (*machine, wire.Ready, error) {
+	p := <-prepared
+	defer p.close()
+	if p.err != nil {
+		return nil, wire.Ready{}, p.err
+	}
+	m, err := start(c, p)
 	if err != nil {
 		return nil, wire.Ready{}, err
 	}
@@ -100,7 +133,7 @@ func boot(c Config, cancel <-chan struct{}) (*machine, wire.Ready, error) {
 }
 
 // start starts QEMU.
-func start(c Config, khz <-chan uint32) (*machine, error) {
+func start(c Config, p parts) (*machine, error) {
 	path := c.QEMU
 	if path == "" {
 		path = qemuName
@@ -109,16 +142,6 @@ func start(c Config, khz <-chan uint32) (*machine, error) {
 	if err != nil {
 		return nil, &Error{Op: "emulate", Err: fmt.Errorf("%w (%w); on Debian: apt-get install qemu-system-x86", ErrNoQEMU, err)}
 	}
-	kernel, err := openKernel(c.Kernel)
-	if err != nil {
-		return nil, err
-	}
-	defer kernel.Close()
-	initrd, err := initramfs()
-	if err != nil {
-		return nil, err
-	}
-	defer initrd.Close()
 	port, portQEMU, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -134,8 +157,8 @@ func start(c Config, khz <-chan uint32) (*machine, error) {
 	if c.Verbose {
 		m.console.also = os.Stderr
 	}
-	cmd := exec.Command(path, qemuArgs(c, <-khz)...)
-	cmd.ExtraFiles = []*os.File{fdPort - 3: portQEMU, fdConsole - 3: consoleQEMU, fdInitramfs - 3: initrd, fdKernel - 3: kernel}
+	cmd := exec.Command(path, qemuArgs(c, p.khz)...)
+	cmd.ExtraFiles = []*os.File{fdPort - 3: portQEMU, fdConsole - 3: consoleQEMU, fdInitramfs - 3: p.initrd, fdKernel - 3: p.kernel}
 	cmd.Stdout, cmd.Stderr = m.stderr, m.stderr
 	// Its own process group: a terminal's Ctrl-C is the command's, not QEMU's.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
@@ -193,90 +216,4 @@ func socketPair() (net.Conn, *os.File, error) {
 		return nil, nil, &Error{Op: "socket pair", Err: errors.Join(err, theirs.Close())}
 	}
 	return conn, theirs, nil
-}
-
-// greet exchanges Hello and Ready.
-func (m *machine) greet(c Config, cancel <-chan struct{}) (wire.Ready, error) {
-	var ready wire.Ready
-	host, _ := os.Hostname()
-	hello := wire.Hello{Version: wire.Version, UnixNano: time.Now().UnixNano(), Hostname: strings.TrimSuffix("l1-"+host, "-")}
-	hello.Hostname = hello.Hostname[:min(len(hello.Hostname), 64)]
-	for i, s := range c.Shares {
-		hello.Shares = append(hello.Shares, wire.Share{Tag: shareTag(i), Path: []byte(s)})
-	}
-	type answer struct {
-		ready wire.Ready
-		err   error
-	}
-	answered := make(chan answer, 1)
-	m.wg.Go(func() {
-		var a answer
-		a.err = m.conn.SendJSON(wire.KindHello, 0, hello)
-		if a.err == nil {
-			var f wire.Frame
-			if f, a.err = m.conn.Receive(); a.err == nil {
-				a.err = f.JSON(&a.ready)
-			}
-		}
-		answered <- a
-	})
-	timeout := time.NewTimer(bootTimeout)
-	defer timeout.Stop()
-	select {
-	case a := <-answered:
-		if a.err != nil {
-			return ready, m.diagnose(a.err)
-		}
-		if a.ready.Version != wire.Version {
-			return ready, &Error{Op: "boot L1", Err: fmt.Errorf("%w: version %d", wire.ErrProtocol, a.ready.Version)}
-		}
-		return a.ready, nil
-	case <-m.done:
-		return ready, m.diagnose(m.err)
-	case <-cancel:
-		return ready, &Error{Op: "boot L1", Err: errCancelled}
-	case <-timeout.C:
-		return ready, m.describe("boot L1", fmt.Errorf("%w in %v", ErrBootTimeout, bootTimeout))
-	}
-}
-
-// diagnose explains why the connection to L1 broke.
-func (m *machine) diagnose(cause error) error {
-	select {
-	case <-m.done:
-	case <-time.After(5 * time.Second):
-		return m.describe("talk to L1", cause)
-	}
-	switch {
-	case m.console.contains("Kernel panic"):
-		return m.describe("run L1", ErrPanic)
-	case m.stderr.contains("annot allocate memory") || m.stderr.contains("annot set up guest memory"):
-		return m.describe("start L1", fmt.Errorf("%w; try a smaller --memory", ErrNoMemory))
-	case m.err != nil:
-		return m.describe("run L1", fmt.Errorf("%w: QEMU: %w", ErrDied, m.err))
-	}
-	return m.describe("run L1", ErrDied)
-}
-
-// describe adds QEMU's messages and the console's last lines to an error.
-func (m *machine) describe(op string, err error) error {
-	if s := m.stderr.String(); s != "" {
-		err = fmt.Errorf("%w\nQEMU said:\n%s", err, s)
-	}
-	if s := m.console.String(); s != "" {
-		err = fmt.Errorf("%w\nL1's console ends with:\n%s", err, s)
-	}
-	return &Error{Op: op, Err: err}
-}
-
-// kill ends QEMU and joins the machine's goroutines. L1 has nothing to save:
-// what a command wrote to a share was flushed before its status was sent.
-func (m *machine) kill() {
-	m.mu.Lock()
-	if m.proc != nil && !m.gone {
-		_ = m.proc.Kill()
-	}
-	m.mu.Unlock()
-	_ = m.conn.Close()
-	m.wg.Wait()
 }

@@ -69,7 +69,8 @@ func TestQEMU_CommandLine(t *testing.T) {
 }
 
 func TestQEMU_Missing(t *testing.T) {
-	_, _, err := boot(Config{QEMU: "/nowhere/qemu"}, nil)
+	c := Config{QEMU: "/nowhere/qemu"}
+	_, _, err := boot(c, prepare(c), nil)
 	require.ErrorIs(t, err, ErrNoQEMU)
 	require.ErrorContains(t, err, "apt-get install qemu-system-x86")
 }
@@ -160,11 +161,24 @@ func TestTSC_SourcesAgree(t *testing.T) {
 func TestEnviron_SaysWhereOnce(t *testing.T) {
 	t.Setenv(EnvVar, "elsewhere")
 	n := 0
-	for _, kv := range environ(Emulated) {
+	for _, kv := range environ(EnvEmulated) {
 		if strings.HasPrefix(kv, EnvVar+"=") {
 			n++
 			require.Equal(t, "KVMRIG=emulated", kv)
 		}
 	}
 	require.Equal(t, 1, n)
+}
+
+func TestGoTest_OutputsAreShared(t *testing.T) {
+	work, out := t.TempDir(), t.TempDir()
+	cover := filepath.Join(work, "gocoverdir")
+	require.NoError(t, os.Mkdir(cover, 0o755))
+	require.Empty(t, testOutputs([]string{"/bin/sh", "-test.outputdir=" + out}))
+	require.Empty(t, testOutputs([]string{"/x/kvm.test", "-test.testlogfile=" + work + "/log", "-test.outputdir=" + out, "-test.run=coverprofile"}))
+	dirs := testOutputs([]string{"/x/kvm.test", "-test.gocoverdir=" + cover, "-test.coverprofile=" + work + "/c.out", "-test.cpuprofile=cpu.out", "-test.outputdir=" + out})
+	require.ElementsMatch(t, []string{cover, work, out}, dirs)
+	c, err := Config{Shares: dirs}.validate()
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{work, out}, c.Shares, "what lies below another is shared with it")
 }

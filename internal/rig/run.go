@@ -16,12 +16,13 @@ import (
 // 125 with an error when the rig failed. With direct access it does not return.
 func Run(c Config) (int, error) {
 	started := time.Now()
+	if len(c.Args) == 0 {
+		return exitRig, errors.New("no command")
+	}
+	c.Shares = append(testOutputs(c.Args), c.Shares...)
 	c, err := c.validate()
 	if err != nil {
 		return exitRig, err
-	}
-	if len(c.Args) == 0 {
-		return exitRig, errors.New("no command")
 	}
 	if c.Mode == Direct {
 		return runDirect(c)
@@ -31,11 +32,13 @@ func Run(c Config) (int, error) {
 		// what the host can do.
 		if conn, _, err := dialWarm(c); err == nil {
 			c.note(started, "connected to the warm rig")
-			return runEmulated(c, started, conn)
+			return runEmulated(c, started, conn, nil)
 		} else if !errors.Is(err, ErrNotWarm) {
 			c.note(started, "not used: %v", err)
 		}
 	}
+	// While ring 0 is measured, L1's parts are gathered in case.
+	prepared := prepare(c)
 	if c.Mode == Auto {
 		speed, usable, err := Probe()
 		if err != nil {
@@ -47,7 +50,7 @@ func Run(c Config) (int, error) {
 			return runDirect(c)
 		}
 	}
-	return runEmulated(c, started, nil)
+	return runEmulated(c, started, nil, prepared)
 }
 
 // note prints a phase for --time.
@@ -65,7 +68,7 @@ func (c Config) spec(t *terminal) (wire.Spec, error) {
 	}
 	s := wire.Spec{
 		Args:     wire.Bytes(c.Args...),
-		Env:      wire.Bytes(environ(Emulated)...),
+		Env:      wire.Bytes(environ(EnvEmulated)...),
 		Dir:      []byte(dir),
 		UnixNano: time.Now().UnixNano(),
 	}
@@ -89,7 +92,7 @@ func environ(where string) []string {
 
 // runEmulated runs the command in the warm rig, or without one in an L1 of its
 // own.
-func runEmulated(c Config, started time.Time, warm *wire.Conn) (code int, err error) {
+func runEmulated(c Config, started time.Time, warm *wire.Conn, prepared <-chan parts) (code int, err error) {
 	signals, stop := notify()
 	defer stop()
 	cl := &client{id: 1, timeout: c.Timeout, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, signals: signals}
@@ -98,7 +101,7 @@ func runEmulated(c Config, started time.Time, warm *wire.Conn) (code int, err er
 	cl.conn = warm
 	var m *machine
 	if warm == nil {
-		if m, err = bootOrInterrupt(c, signals, started); err != nil {
+		if m, err = bootOrInterrupt(c, prepared, signals, started); err != nil {
 			return exitCode(err), err
 		}
 		defer m.kill()
@@ -130,7 +133,7 @@ func runEmulated(c Config, started time.Time, warm *wire.Conn) (code int, err er
 }
 
 // bootOrInterrupt boots L1. A signal that comes meanwhile ends the attempt.
-func bootOrInterrupt(c Config, signals <-chan os.Signal, started time.Time) (*machine, error) {
+func bootOrInterrupt(c Config, prepared <-chan parts, signals <-chan os.Signal, started time.Time) (*machine, error) {
 	type booted struct {
 		m     *machine
 		ready wire.Ready
@@ -140,7 +143,7 @@ func bootOrInterrupt(c Config, signals <-chan os.Signal, started time.Time) (*ma
 	result := make(chan booted, 1)
 	go func() {
 		var b booted
-		b.m, b.ready, b.err = boot(c, cancel)
+		b.m, b.ready, b.err = boot(c, prepared, cancel)
 		result <- b
 	}()
 	for {
