@@ -4,8 +4,8 @@
 // [Load] is a pure function of its parameters: the same input gives the same
 // bytes and the same [CPUState]. It starts nothing, opens nothing, keeps
 // nothing, and knows nothing of KVM; the vmm package translates CPUState to
-// registers. It does not build ACPI tables or a device tree, and it does not
-// run a kernel's 16-bit set-up code.
+// registers. It builds no device tree, and it does not run a kernel's 16-bit
+// set-up code.
 //
 // Three kinds of kernel are understood:
 //
@@ -17,9 +17,10 @@
 //   - an ELF kernel with a PVH entry point (Xen docs/misc/pvh.pandoc and
 //     xen/include/public/arch-x86/hvm/start_info.h).
 //
-// Whatever the kind, the guest finds its processors and interrupts in an Intel
-// MultiProcessor table (version 1.4) and its RAM in an e820 map. All addresses
-// are in layout_amd64.go, with a picture.
+// Whatever the kind, the guest finds its RAM in an e820 map, and its processors
+// and interrupts in an Intel MultiProcessor table (version 1.4) and, for kernels
+// that read no such table, in an ACPI MADT. All addresses are in
+// layout_amd64.go, with a picture.
 //
 // The kernel and the initramfs are untrusted: any byte sequence gives either a
 // loaded guest or an [*Error], in bounded time, without an allocation whose

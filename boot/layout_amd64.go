@@ -21,6 +21,7 @@ import (
 //	│ kernel      │                where the image says, usually 16 MiB
 //	│  …  RAM     │
 //	├─────────────┤ 0x0010_0000    1 MiB
+//	│ ACPI tables │ 0x000e_0000    where a BIOS has them (ACPI 6.5 §5.2.5.1)
 //	│ reserved    │ 0x000a_0000    where a PC has video memory and its BIOS
 //	│ MP pointer  │ 0x0009_fc00    last KiB of base memory (MP 1.4 §4)
 //	│ MP table    │ 0x0009_c000    reserved in the e820 map from here up
@@ -35,7 +36,7 @@ import (
 //	│ GDT         │ 0x0000_0500
 //	└─────────────┘ 0
 //
-// Below 1 MiB everything but the MP table is the guest's to reuse once it has
+// Below 1 MiB everything up to the MP table is the guest's to reuse once it has
 // read it.
 const (
 	addrGDT       guestmem.GPA = 0x500
@@ -61,6 +62,10 @@ const (
 	sizeMPTable                = 0x3c00
 	addrMPPointer guestmem.GPA = 0x9fc00
 	sizeMPPointer              = 16
+	addrACPI      guestmem.GPA = 0xe0000 // the RSDP
+	addrXSDT      guestmem.GPA = 0xe0040
+	addrMADT      guestmem.GPA = 0xe0080
+	sizeACPI                   = 0x1000
 
 	// endLowRAM is where usable RAM below 1 MiB ends.
 	endLowRAM = uint64(addrMPTable)

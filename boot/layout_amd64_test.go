@@ -24,7 +24,8 @@ func TestLayout_NoOverlap(t *testing.T) {
 		{"command line", uint64(addrCmdline), sizeCmdline},
 		{"MP table", uint64(addrMPTable), sizeMPTable},
 		{"MP pointer", uint64(addrMPPointer), sizeMPPointer},
-		{"video memory and BIOS", 0xa0000, 0x60000},
+		{"video memory", 0xa0000, 0x40000},
+		{"ACPI tables", uint64(addrACPI), sizeACPI},
 		{"RAM", HighMemory, MMIOGapStart - HighMemory},
 	}
 	gap := []area{
@@ -46,6 +47,7 @@ func TestLayout_NoOverlap(t *testing.T) {
 		}
 	}
 	require.LessOrEqual(t, len(mpTable(MaxCPUs)), sizeMPTable)
+	require.LessOrEqual(t, len(acpiTables(MaxCPUs)), sizeACPI)
 	require.Equal(t, uint64(0x9fc00), uint64(addrMPPointer), "MP 1.4 §4: the last KiB of base memory")
 	require.Equal(t, addrPDPT, addrPML4+pageSize)
 	require.Equal(t, addrPD, addrPDPT+pageSize)

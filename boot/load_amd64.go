@@ -86,6 +86,9 @@ func (img *Image) Load(mem *guestmem.Memory, p Params) (*CPUState, error) {
 	if err := write(mem, "MP table", addrMPPointer, mpPointer()); err != nil {
 		return nil, err
 	}
+	if err := write(mem, "ACPI tables", addrACPI, acpiTables(p.CPUs)); err != nil {
+		return nil, err
+	}
 	var s *CPUState
 	if img.Format == PVH {
 		s, err = img.pvh(mem, memmap, initrd, initrdSize)

@@ -105,6 +105,7 @@ func pvhInfo(memmap []e820Entry, initrd, initrdSize uint64) ([]byte, error) {
 		le.PutUint64(mod[8:], initrdSize)
 	}
 	le.PutUint64(b[24:], uint64(addrCmdline))
+	le.PutUint64(b[32:], uint64(addrACPI))
 	le.PutUint64(b[40:], uint64(addrPVHMap))
 	le.PutUint32(b[48:], uint32(len(memmap)))
 	for i, e := range memmap {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sandpit-vm/sandpit/kvm/guestmem"
 	"github.com/stretchr/testify/require"
 )
 
@@ -59,6 +60,7 @@ func TestGolden(t *testing.T) {
 	golden(t, "zeropage-bzimage", zeroPage(bz, memmap, initrd, size, 0))
 	golden(t, "mptable-2cpus", mpTable(2))
 	golden(t, "mppointer", mpPointer())
+	golden(t, "acpi-2cpus", acpiTables(2))
 	golden(t, "seed", seedData([]byte("0123456789abcdef0123456789abcdef")))
 	golden(t, "gdt-64", gdt(longMode(testText, uint64(addrZeroPage))))
 	golden(t, "gdt-pvh", gdt(protectedMode(testText, uint64(addrPVHInfo))))
@@ -107,6 +109,41 @@ func TestMPTable(t *testing.T) {
 		require.Equal(t, cpus+1+1+irqLines+2, int(le.Uint16(b[34:])))
 		require.False(t, apics[ioapic], "MP 1.4 §4.3.3: APIC identifiers are unique")
 		require.False(t, apics[mpAllAPICs])
+	}
+}
+
+// The ACPI tables as a guest reads them: RSDP to XSDT to MADT, and its entries.
+func TestACPITables(t *testing.T) {
+	for _, cpus := range []int{1, 2, 32, MaxCPUs} {
+		mem := newMem(t, 2<<20)
+		require.NoError(t, mem.WriteAt(acpiTables(cpus), addrACPI))
+		rsdp := guestBytes(t, mem, addrACPI, acpiRSDPSize)
+		require.Equal(t, "RSD PTR ", string(rsdp[:8]))
+		require.Zero(t, sum(rsdp[:20]))
+		require.Zero(t, sum(rsdp))
+		table := func(at uint64, signature string) []byte {
+			b := guestBytes(t, mem, guestmem.GPA(at), acpiHeaderSize)
+			require.Equal(t, signature, string(b[:4]))
+			b = guestBytes(t, mem, guestmem.GPA(at), int(le.Uint32(b[4:])))
+			require.Zero(t, sum(b), "checksum of %s", signature)
+			return b[acpiHeaderSize:]
+		}
+		xsdt := table(le.Uint64(rsdp[24:]), "XSDT")
+		require.Len(t, xsdt, 8)
+		madt := table(le.Uint64(xsdt), "APIC")
+		require.Equal(t, uint32(LocalAPICBase), le.Uint32(madt))
+		var kinds [5]int
+		for e := madt[8:]; len(e) > 0; e = e[e[1]:] {
+			switch kinds[e[0]]++; e[0] {
+			case madtLocalAPIC:
+				require.Equal(t, byte(kinds[0]-1), e[3])
+				require.Equal(t, uint32(madtCPUEnabled), le.Uint32(e[4:]))
+			case madtIOAPIC:
+				require.Equal(t, uint32(IOAPICBase), le.Uint32(e[4:]))
+				require.Zero(t, le.Uint32(e[8:]))
+			}
+		}
+		require.Equal(t, [5]int{cpus, 1, 0, 0, 1}, kinds)
 	}
 }
 

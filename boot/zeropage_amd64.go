@@ -4,6 +4,7 @@ import "encoding/binary"
 
 // Fields of the zero page outside the setup header (zero-page.rst).
 const (
+	zpACPIRSDP        = 0x070
 	zpExtRamdiskImage = 0x0c0
 	zpExtRamdiskSize  = 0x0c4
 	zpExtCmdLinePtr   = 0x0c8
@@ -36,6 +37,7 @@ func zeroPage(img *Image, memmap []e820Entry, initrd, initrdSize, setupData uint
 	b[hdrLoadflags] |= loadedHigh
 	le.PutUint32(b[hdrCode32Start:], uint32(img.Start))
 
+	le.PutUint64(b[zpACPIRSDP:], uint64(addrACPI))
 	le.PutUint32(b[hdrCmdLinePtr:], uint32(addrCmdline))
 	le.PutUint32(b[zpExtCmdLinePtr:], uint32(uint64(addrCmdline)>>32))
 	le.PutUint32(b[hdrRamdiskImage:], uint32(initrd))
