@@ -38,7 +38,11 @@ func Open() (*System, error) {
 // the descriptor and cannot open paths. It owns f from now on, and closes it if
 // it fails.
 func NewSystem(f *os.File) (*System, error) {
-	s := &System{fd: int(f.Fd()), file: f, close: sync.OnceValue(f.Close)}
+	s := &System{fd: int(f.Fd()), file: f}
+	s.close = sync.OnceValue(func() error {
+		s.fd = -1
+		return f.Close()
+	})
 	if err := s.probe(); err != nil {
 		_ = s.Close()
 		return nil, err

@@ -70,6 +70,7 @@ func (v *VCPU) Close() error {
 	if e := unix.Close(v.fd); err == nil {
 		err = e
 	}
+	v.fd = -1 // the number will soon be another file's
 	if err != nil {
 		return &Error{"close vCPU", err}
 	}

@@ -38,7 +38,9 @@ func (vm *VM) Close() error {
 		return nil
 	}
 	vm.closed = true
-	if err := unix.Close(vm.fd); err != nil {
+	err := unix.Close(vm.fd)
+	vm.fd = -1 // the number will soon be another file's
+	if err != nil {
 		return &Error{"close VM", err}
 	}
 	return nil
