@@ -6,6 +6,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -24,6 +25,7 @@ func run(args []string) int {
 	var c rig.Config
 	var direct, emulate bool
 	fs := flag.NewFlagSet("kvmrig", flag.ContinueOnError)
+	fs.Usage = func() { usage(fs) }
 	fs.BoolVar(&direct, "direct", false, "run on this machine, whatever its KVM is")
 	fs.BoolVar(&emulate, "emulate", false, "run in the emulated machine, whatever this one's KVM is")
 	fs.DurationVar(&c.Timeout, "timeout", 0, "kill the command after `DURATION` and exit with 124")
@@ -43,7 +45,9 @@ func run(args []string) int {
 	probe := fs.Bool("probe", false, "measure this machine's KVM, print the result, and exit with 0 if it is usable")
 	warm := fs.String("warm", "", "`start`, stop or status of a rig that stays up and serves later commands")
 	fs.DurationVar(&c.Idle, "idle", 0, "a warm rig ends after being unused for `DURATION` (default 10m)")
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
 		return 125
 	}
 	if *probe {
@@ -89,6 +93,31 @@ func runWarm(action string, c rig.Config) int {
 		return 1
 	}
 	return 0
+}
+
+// usage prints the help.
+func usage(fs *flag.FlagSet) {
+	fmt.Fprint(fs.Output(), `Usage: kvmrig [flags] [--] COMMAND [ARGUMENT…]
+       go test -exec kvmrig ./kvm
+
+Runs a command where /dev/kvm works: here, if this machine's KVM runs guest
+kernels at full speed; otherwise in an emulated machine (QEMU, package
+qemu-system-x86) that sees this one's files, with this environment, working
+directory, standard streams and signals. What the command writes there is lost,
+except below a --share; go test's profiles are shared by themselves.
+
+In the command's environment KVMRIG is "direct" or "emulated". The exit status
+is the command's; 128 + n if signal n ended it; 126 or 127 if it could not be
+started; 124 if it exceeded --timeout; 125 if kvmrig itself failed. SIGINT and
+SIGTERM go to the command; a second one ends the rig. Standard input is read
+ahead of the command, as ssh does: in a shell loop, give it </dev/null.
+
+kvmrig --warm start boots a machine that stays up, for the commands of every
+later kvmrig (but --fresh ones): they share its memory, processors and the files
+they write. It ends by kvmrig --warm stop, or unused for --idle.
+
+`)
+	fs.PrintDefaults()
 }
 
 // runProbe reports on the host's KVM.

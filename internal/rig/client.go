@@ -17,11 +17,6 @@ import (
 const (
 	exitTimeout = 124 // as timeout(1)
 	exitRig     = 125 // the rig itself failed, as docker and env(1)
-
-	killAfter = 2 * time.Second  // from SIGTERM to SIGKILL on a timeout
-	giveUp    = 10 * time.Second // from SIGKILL to giving up on L1
-	pingEvery = 5 * time.Second
-	maxPings  = 12 // unanswered, and L1 counts as dead
 )
 
 // client runs one command over a connection to L1 or to a warm rig.
@@ -38,6 +33,11 @@ type client struct {
 
 	in       *wire.Sender
 	out, err *wire.Receiver
+	failed   [2]error // of writing the two outputs; read after their goroutines
+
+	// control is what the main goroutine has to send. It must not send
+	// itself: with an L1 that hangs, that would block.
+	control chan wire.Frame
 }
 
 // event is what the reading goroutine tells the main one.
@@ -55,28 +55,37 @@ func (c *client) run(spec wire.Spec) (int, error) {
 	c.out = wire.NewReceiver(c.conn, c.id, wire.Stdout)
 	c.err = wire.NewReceiver(c.conn, c.id, wire.Stderr)
 	events := make(chan event, 4)
-	var reading, output sync.WaitGroup
+	c.control = make(chan wire.Frame, 16)
+	var joined, output sync.WaitGroup
 	defer func() {
-		_ = c.conn.Close() // ends the reading goroutine
+		_ = c.conn.Close() // ends the reading goroutine, and any that sends
+		close(c.control)
 		c.in.Fail(io.EOF)
-		reading.Wait()
+		joined.Wait()
 		output.Wait()
 	}()
-	reading.Go(func() { c.read(events) })
-	output.Go(func() { c.write(c.stdout, c.out) })
-	output.Go(func() { c.write(c.stderr, c.err) })
+	joined.Go(func() { c.read(events) })
+	joined.Go(func() {
+		for f := range c.control {
+			_ = c.conn.Send(f) // a failure is seen by the reading side too
+		}
+	})
+	output.Go(func() { c.failed[0] = c.write(c.stdout, c.out) })
+	output.Go(func() { c.failed[1] = c.write(c.stderr, c.err) })
 	if err := c.conn.SendJSON(wire.KindStart, c.id, spec); err != nil {
 		return 0, err
 	}
 	go c.feed() // not joined: see the package's comment
-	exit, code, err := c.wait(events)
+	exit, timedOut, err := c.wait(events)
 	if err != nil {
 		return 0, err
 	}
 	output.Wait()
 	switch {
-	case code != 0:
-		return code, nil
+	case timedOut:
+		return exitTimeout, nil
+	case errors.Join(c.failed[:]...) != nil:
+		return exitRig, &Error{Op: "write the command's output", Err: errors.Join(c.failed[:]...)}
 	case exit.Error != "":
 		fmt.Fprintf(c.stderr, "kvmrig: %s\n", exit.Error)
 		return exit.Code, nil
@@ -148,7 +157,7 @@ func (c *client) receive() (e event, err error) {
 // feed sends the standard input.
 func (c *client) feed() {
 	buf := make([]byte, wire.MaxData)
-	for {
+	for !inBackground(c.stdin) {
 		n, err := c.stdin.Read(buf)
 		if n > 0 {
 			if _, err := c.in.Write(buf[:n]); err != nil {
@@ -156,100 +165,33 @@ func (c *client) feed() {
 			}
 		}
 		if err != nil {
-			_ = c.in.Close()
-			return
+			break
 		}
 	}
+	_ = c.in.Close()
 }
 
 // write copies an output stream to its file. When the file fails (a full disk),
 // the rest is discarded: the command shall not hang for it.
-func (c *client) write(w io.Writer, r *wire.Receiver) {
-	if _, err := io.Copy(w, struct{ io.Reader }{r}); err != nil {
+func (c *client) write(w io.Writer, r *wire.Receiver) error {
+	_, err := io.Copy(w, struct{ io.Reader }{r})
+	if err != nil {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{r})
 	}
+	return err
 }
 
-// wait handles signals, the time limit and the connection until the command
-// ends. A code other than 0 replaces the command's own.
-func (c *client) wait(events <-chan event) (wire.Exit, int, error) {
-	var (
-		limit       <-chan time.Time
-		timedOut    bool
-		stage       int
-		asked       bool // the user has asked once to end it
-		unanswered  int
-		none        wire.Exit
-		tick        = time.NewTicker(pingEvery)
-		nextAlarm   = func(d time.Duration) { limit = time.After(d) }
-		sendSignal  = func(s unix.Signal) { _ = c.conn.SendUint32(wire.KindSignal, c.id, 0, uint32(s)) }
-		timeoutCode = func() int {
-			if timedOut {
-				return exitTimeout
-			}
-			return 0
-		}
-	)
-	defer tick.Stop()
-	for {
-		select {
-		case e := <-events:
-			unanswered = 0
-			switch {
-			case e.err != nil:
-				return none, 0, e.err
-			case e.kind == wire.KindExit:
-				return e.exit, timeoutCode(), nil
-			case e.kind == wire.KindStarted:
-				if c.onStart != nil {
-					c.onStart(e.started)
-				}
-				if c.timeout > 0 {
-					nextAlarm(c.timeout)
-				}
-			}
-		case <-limit:
-			stage++
-			switch stage {
-			case 1:
-				timedOut = true
-				fmt.Fprintf(c.stderr, "kvmrig: time limit of %v exceeded\n", c.timeout)
-				sendSignal(unix.SIGTERM)
-				nextAlarm(killAfter)
-			case 2:
-				sendSignal(unix.SIGKILL)
-				nextAlarm(giveUp)
-			default:
-				return none, exitTimeout, errors.New("the command could not be killed")
-			}
-		case s := <-c.signals:
-			sig, _ := s.(unix.Signal)
-			switch {
-			case sig == unix.SIGWINCH:
-				if c.term != nil {
-					rows, cols := c.term.size()
-					_ = c.conn.SendSize(c.id, rows, cols)
-				}
-			case (sig == unix.SIGINT || sig == unix.SIGTERM) && asked:
-				return none, 128 + int(sig), &interrupted{sig}
-			default:
-				asked = asked || sig == unix.SIGINT || sig == unix.SIGTERM
-				sendSignal(sig)
-			}
-		case <-tick.C:
-			// Ticks, not time: they stand still while kvmrig itself is stopped.
-			if unanswered++; unanswered > maxPings {
-				return none, 0, fmt.Errorf("%w: no answer for %v", ErrDied, pingEvery*maxPings)
-			}
-			_ = c.conn.Send(wire.Frame{Kind: wire.KindPing})
-		}
-	}
+// cutShort is the error of a run that was ended with the rig itself.
+type cutShort struct {
+	code int
+	why  string
 }
 
-// interrupted is the error of a run that the user has cut short.
-type interrupted struct{ sig unix.Signal }
+func (e *cutShort) Error() string { return e.why }
 
-func (e *interrupted) Error() string { return "killed by " + unix.SignalName(e.sig) }
+func killedBy(sig unix.Signal) error {
+	return &cutShort{128 + int(sig), "ended by " + unix.SignalName(sig)}
+}
 
 // notify subscribes to the signals that a command may want to see.
 func notify() (chan os.Signal, func()) {

@@ -27,7 +27,7 @@ func Run(c Config) (int, error) {
 	if c.Mode == Direct {
 		return runDirect(c)
 	}
-	if !c.Fresh {
+	if !c.Fresh && !c.Verbose {
 		// Whoever started a warm rig wants it used; it need not be asked
 		// what the host can do.
 		if conn, _, err := dialWarm(c); err == nil {
@@ -120,10 +120,13 @@ func runEmulated(c Config, started time.Time, warm *wire.Conn, prepared <-chan p
 	spec.Refresh = m == nil
 	code, err = cl.run(spec)
 	c.note(started, "command ended")
-	var cut *interrupted
+	var cut *cutShort
+	var own *Error
 	switch {
 	case errors.As(err, &cut):
-		return 128 + int(cut.sig), nil
+		return cut.code, cut
+	case errors.As(err, &own):
+		return exitRig, err
 	case err != nil && m != nil:
 		return exitRig, m.diagnose(err)
 	case err != nil:
@@ -158,7 +161,7 @@ func bootOrInterrupt(c Config, prepared <-chan parts, signals <-chan os.Signal, 
 			if sig, ok := s.(unix.Signal); ok && (sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGHUP || sig == unix.SIGQUIT) {
 				close(cancel)
 				<-result
-				return nil, &interrupted{sig}
+				return nil, killedBy(sig)
 			}
 		}
 	}
@@ -166,9 +169,9 @@ func bootOrInterrupt(c Config, prepared <-chan parts, signals <-chan os.Signal, 
 
 // exitCode returns the code for a run that failed before its command started.
 func exitCode(err error) int {
-	var cut *interrupted
+	var cut *cutShort
 	if errors.As(err, &cut) {
-		return 128 + int(cut.sig)
+		return cut.code
 	}
 	return exitRig
 }

@@ -41,3 +41,11 @@ func (t *terminal) restore() {
 		_ = term.Restore(t.fd, t.saved)
 	}
 }
+
+// inBackground reports whether f is the terminal of this process while another
+// process group has it: reading it would stop kvmrig, though the command may
+// not want any input.
+func inBackground(f *os.File) bool {
+	group, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
+	return err == nil && group != unix.Getpgrp()
+}

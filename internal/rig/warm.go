@@ -40,7 +40,7 @@ func WarmServe(c Config) error {
 	if err != nil {
 		return err
 	}
-	dir, err := warmDir()
+	dir, err := warmDir(true)
 	if err != nil {
 		return err
 	}
@@ -83,10 +83,13 @@ func WarmServe(c Config) error {
 	}
 	s.wg.Go(func() { s.accept(ln) })
 	s.wg.Go(s.fromL1)
+	stopPinging := make(chan struct{})
+	s.wg.Go(func() { s.ping(stopPinging) })
 	announce()
 	err = s.wait()
 	_ = ln.Close() // removes the socket
 	s.disconnect()
+	close(stopPinging)
 	m.kill()
 	return err
 }
@@ -120,6 +123,19 @@ func (s *warmServer) wait() error {
 			if dead {
 				return s.m.describe("warm rig", fmt.Errorf("%w: no answer", ErrDied))
 			}
+		}
+	}
+}
+
+// ping pings L1. Sending blocks while L1 hangs, which wait finds out.
+func (s *warmServer) ping(stop <-chan struct{}) {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
 			_ = s.m.conn.Send(wire.Frame{Kind: wire.KindPing})
 		}
 	}

@@ -20,17 +20,21 @@ import (
 
 // warmDir returns the directory of the warm rig's socket, lock and log. It is
 // the user's alone: whoever can connect can read the user's files.
-func warmDir() (string, error) {
+func warmDir(create bool) (string, error) {
 	dir := filepath.Join("/tmp", "kvmrig-"+strconv.Itoa(os.Getuid()))
 	if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
 		dir = filepath.Join(run, "kvmrig")
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", &Error{Op: "warm rig's directory", Err: err}
+	if create {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return "", &Error{Op: "warm rig's directory", Err: err}
+		}
 	}
 	// Lstat: in /tmp anyone could have made a link of that name first.
 	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
+	if err := unix.Lstat(dir, &st); errors.Is(err, os.ErrNotExist) {
+		return "", ErrNotWarm
+	} else if err != nil {
 		return "", &Error{Op: "warm rig's directory", Err: err}
 	}
 	if st.Mode&^unix.S_ISGID != unix.S_IFDIR|0o700 || int(st.Uid) != os.Getuid() {
@@ -49,13 +53,13 @@ const (
 // dialWarm connects to the warm rig if there is one that serves c.
 func dialWarm(c Config) (*wire.Conn, wire.Status, error) {
 	var status wire.Status
-	dir, err := warmDir()
+	dir, err := warmDir(false)
 	if err != nil {
 		return nil, status, err
 	}
 	nc, err := net.DialTimeout("unix", filepath.Join(dir, warmSocket), 2*time.Second)
 	if err != nil {
-		return nil, status, fmt.Errorf("%w (%w)", ErrNotWarm, err)
+		return nil, status, ErrNotWarm
 	}
 	conn := wire.NewConn(nc)
 	fail := func(err error) (*wire.Conn, wire.Status, error) {
@@ -115,7 +119,7 @@ func WarmStart(c Config, out io.Writer) error {
 		}
 		return WarmStatus(out)
 	}
-	dir, err := warmDir()
+	dir, err := warmDir(true)
 	if err != nil {
 		return err
 	}
