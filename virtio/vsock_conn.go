@@ -40,6 +40,7 @@ type vsockConn struct {
 	in       vsockBuffer
 	out      []byte // the rest of what a Write wants sent
 	err      error  // why the connection failed; data that came before stays
+	dialErr  error  // why it never came about
 	closed   bool   // by Close
 
 	outTaken   bool // a Write is at work

@@ -1,7 +1,5 @@
 package virtio
 
-import "time"
-
 // ConnCount reports how many connections are in the table, and how many count
 // against the cap.
 func (v *Vsock) ConnCount() (table, live int) {
@@ -9,6 +7,3 @@ func (v *Vsock) ConnCount() (table, live int) {
 	defer v.mu.Unlock()
 	return len(v.conns), v.live
 }
-
-// SetTimeouts shortens the handshake's and the close's.
-func (v *Vsock) SetTimeouts(open, close time.Duration) { v.openTimeout, v.closeTimeout = open, close }

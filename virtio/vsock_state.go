@@ -174,6 +174,7 @@ func (c *vsockConn) fail(err error) {
 	}
 	c.stopTimer()
 	if c.state.Phase == vsockConnecting {
+		c.dialErr = err
 		close(c.opened)
 	}
 	c.readable.Broadcast()

@@ -2,6 +2,7 @@ package virtio
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"syscall"
@@ -52,20 +53,22 @@ func (v *Vsock) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Phase != vsockConnecting {
-		if c.err == nil {
-			return c, nil
-		}
-		v.release(c)
-		return fail(os.NewSyscallError("connect", c.err))
-	}
-	if c.state.RequestSent {
+	switch {
+	case c.state.Phase != vsockConnecting:
+	case c.state.RequestSent:
 		c.reset(ctx.Err()) // the guest may have accepted it by now
-	} else {
+	default:
 		c.die(ctx.Err())
 	}
+	if c.dialErr == nil {
+		return c, nil // and though the guest be gone by now, it may have said something
+	}
 	v.release(c)
-	return fail(ctx.Err())
+	var errno syscall.Errno
+	if errors.As(c.dialErr, &errno) {
+		return fail(os.NewSyscallError("connect", errno))
+	}
+	return fail(c.dialErr)
 }
 
 // newDial enters a connection that is to be requested.
