@@ -290,6 +290,16 @@ func TestChain_T35_DirectThenIndirect(t *testing.T) {
 	require.Equal(t, 8, c.WritableLen())
 	require.Len(t, c.Readable(), 3)
 
+	// The cap counts both.
+	_, r, q = manual(t, virtiotest.Config{})
+	long := make([]desc, 1024)
+	for i := range long {
+		long[i] = desc{Addr: 0x100, Len: 1, Flags: next, Next: uint16(i + 1)}
+	}
+	long[1023].Flags = 0
+	offer(r, desc{Addr: 0x100, Len: 1, Flags: next, Next: 1}, r.Table(long...))
+	popError(t, q, virtio.ErrChainLength)
+
 	// Order holds across the border.
 	_, r, q = manual(t, virtiotest.Config{})
 	offer(r, desc{Addr: 0x100, Len: 1, Flags: next | write, Next: 1}, r.Table(desc{Addr: 0x100, Len: 4}))

@@ -169,7 +169,7 @@ func TestMMIO_T45_Panics(t *testing.T) {
 		d.Ring(0).Add(vt.Buf{Addr: 0x100, Len: 1})
 		d.Ring(0).Kick()
 		d.WaitNeedsReset()
-		require.Eventually(t, func() bool { return strings.Contains(log.String(), "boom") }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return strings.Contains(log.String(), "boom") }, vt.Timeout, time.Millisecond)
 		p.serve = echo
 		d.Start()
 		require.EqualValues(t, 2, d.Ring(0).Do([]byte("hi"), 2).Used)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandpit-vm/sandpit/virtio"
 	vt "github.com/sandpit-vm/sandpit/virtio/virtiotest"
@@ -203,6 +204,11 @@ func TestMMIO_T06_FrozenRegisters(t *testing.T) {
 		}
 		d.Place(0, 8, 0x1000, 0x2000, 0x3000)
 		require.Zero(t, d.Load32(vt.QueueReady), "status %#x", status)
+		if status&featuresOK == 0 { // nor does what was written too early count later
+			reach(d, ack|driver|featuresOK)
+			d.Store32(vt.QueueReady, 1)
+			require.Zero(t, d.Load32(vt.QueueReady), "status %#x", status)
+		}
 	}
 	for _, at := range []string{"ready", "DRIVER_OK", "FAILED"} {
 		for _, off := range registers {
@@ -223,6 +229,7 @@ func TestMMIO_T06_FrozenRegisters(t *testing.T) {
 						continue // taking it back is allowed before DRIVER_OK
 					}
 					d.Store(off, []byte{v, v, v, v, v, v, v, v}[:n])
+					require.EqualValues(t, 1, d.Load32(vt.QueueReady))
 				}
 			}
 			d.DriverOK()
@@ -274,6 +281,10 @@ func TestMMIO_T10_Notify(t *testing.T) {
 	for _, q := range []uint32{0, 1, 2, 3, 0xffff, 0x10000, 0xffffffff} {
 		d.Store32(vt.QueueNotify, q) // before DRIVER_OK
 	}
+	kicks := []unix.PollFd{{Fd: int32(d.MMIO.KickFD(0)), Events: unix.POLLIN}, {Fd: int32(d.MMIO.KickFD(1)), Events: unix.POLLIN}}
+	n, err := unix.Poll(kicks, 0)
+	require.NoError(t, err)
+	require.Zero(t, n)
 	d.Start()
 	for range 100000 { // a storm
 		d.Store32(vt.QueueNotify, 0)
