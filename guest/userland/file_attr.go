@@ -205,6 +205,9 @@ func chmod(c *command) {
 		}
 		st := fi.Sys().(*syscall.Stat_t)
 		m, _ := parseMode(mode, st.Mode&0o7777, fi.IsDir())
+		if fi.IsDir() && len(mode) < 5 && strings.Trim(mode, "01234567") == "" {
+			m |= st.Mode & 0o6000 // a short number leaves a directory's set-ID bits
+		}
 		return unix.Chmod(p, m)
 	})
 }

@@ -79,7 +79,10 @@ func grep(c *command) {
 	if recursive && len(paths) == 0 {
 		paths = []string{"."}
 	}
-	g.names = len(paths) > 1 || recursive
+	g.names = len(paths) > 1
+	if fi, err := os.Stat(firstOf(paths)); recursive && err == nil && fi.IsDir() {
+		g.names = true
+	}
 	switch o.last("hH") {
 	case 'h':
 		g.names = false
@@ -106,6 +109,13 @@ func grep(c *command) {
 	if c.status == 0 && !g.matched {
 		c.status = 1
 	}
+}
+
+func firstOf(paths []string) string {
+	if len(paths) == 0 {
+		return ""
+	}
+	return paths[0]
 }
 
 // compile joins the patterns into one expression.

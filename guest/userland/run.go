@@ -23,9 +23,14 @@ import (
 // status that POSIX gives: 127 not found, 126 not executable.
 func (c *command) execProgram(args []string) {
 	c.flush()
+	environ := os.Environ()
+	if os.Getenv("PATH") == "" { // what the C library searches then
+		os.Setenv("PATH", "/bin:/usr/bin")
+		defer os.Unsetenv("PATH")
+	}
 	path, err := exec.LookPath(args[0])
 	if err == nil || errors.Is(err, exec.ErrDot) {
-		err = unix.Exec(path, args, os.Environ())
+		err = unix.Exec(path, args, environ)
 	}
 	c.startFailed(args[0], err)
 }

@@ -657,7 +657,7 @@ func cmp(c *command) {
 				continue
 			}
 			if !c.opts.has('s') {
-				fmt.Fprintf(c.out, "%s %s differ: byte %d, line %d\n", paths[0], paths[1], at, line)
+				fmt.Fprintf(c.out, "%s %s differ: char %d, line %d\n", paths[0], paths[1], at, line)
 			}
 			return
 		}

@@ -25,7 +25,7 @@ type command struct {
 // applet is an entry of the command table.
 type applet struct {
 	name string
-	dir  string // where the image links it, besides /bin
+	dir  string // where the image has it; "" is /usr/bin
 	run  func(*command)
 }
 
@@ -53,6 +53,23 @@ func Names() []string {
 	var list []string
 	for _, a := range applets() {
 		list = append(list, a.name)
+	}
+	return list
+}
+
+// Link is a symbolic link of the image.
+type Link struct{ Path, Target string }
+
+// Links lists the links by which the image offers the commands, given the
+// binary as /usr/bin/userland.
+func Links() []Link {
+	var list []Link
+	for _, a := range applets() {
+		if a.dir == "" {
+			list = append(list, Link{"/usr/bin/" + a.name, "userland"})
+		} else {
+			list = append(list, Link{a.dir + "/" + a.name, "../bin/userland"})
+		}
 	}
 	return list
 }

@@ -1,0 +1,192 @@
+// Command mkroot builds the default image: it compiles cmd/userland and lays
+// it out in an EROFS file system, always to the same bytes. It is run from
+// anywhere in the module.
+//
+//	mkroot [-check] [-o FILE]
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	imageFile     = "guest/defaultroot/root.erofs.zst"
+	constantsFile = "guest/defaultroot/root_generated.go"
+
+	// maxImage bounds what -check decompresses.
+	maxImage = 64 << 20
+)
+
+func main() {
+	check := flag.Bool("check", false, "compare with the committed image instead of replacing it")
+	out := flag.String("o", "", "write the uncompressed image to this `file` and change nothing else")
+	flag.Parse()
+	if err := run(*check, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "mkroot:", err)
+		os.Exit(1)
+	}
+}
+
+func run(check bool, out string) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	userland, err := buildUserland(root)
+	if err != nil {
+		return err
+	}
+	image, err := buildImage(userland)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("userland %d bytes, image %d bytes, sha256 %x\n", len(userland), len(image), sha256.Sum256(image))
+	switch {
+	case out != "":
+		return os.WriteFile(out, image, 0o644)
+	case check:
+		return compare(root, image)
+	}
+	return install(root, image)
+}
+
+func moduleRoot() (string, error) {
+	gomod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	path := strings.TrimSpace(string(gomod))
+	if path == "" || path == os.DevNull {
+		return "", errors.New("not inside the module")
+	}
+	return filepath.Dir(path), nil
+}
+
+// toolchain reads the toolchain line of go.mod: the compiler that the
+// committed image was built with.
+func toolchain(root string) (string, error) {
+	gomod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(gomod)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "toolchain "); ok {
+			return v, nil
+		}
+	}
+	return "", errors.New("go.mod has no toolchain line")
+}
+
+// buildUserland compiles cmd/userland with nothing of this machine in it.
+func buildUserland(root string) ([]byte, error) {
+	version, err := toolchain(root)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "mkroot-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "userland")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags=-s -w -buildid=", "-o", bin, "./cmd/userland")
+	cmd.Dir = root
+	cmd.Stderr = os.Stderr
+	cmd.Env = buildEnv(os.Environ(), version)
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("build cmd/userland with %s: %w", version, err)
+	}
+	return os.ReadFile(bin)
+}
+
+// buildEnv replaces all that decides what the compiler makes.
+func buildEnv(env []string, version string) []string {
+	fixed := []string{
+		"GOTOOLCHAIN=" + version, "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "CGO_ENABLED=0",
+		"GOFLAGS=", "GOEXPERIMENT=", "GOFIPS140=off", "GOWORK=off", "GODEBUG=",
+	}
+	kept := slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return slices.ContainsFunc(fixed, func(f string) bool { return strings.HasPrefix(f, name+"=") })
+	})
+	return append(kept, fixed...)
+}
+
+func compare(root string, image []byte) error {
+	f, err := os.Open(filepath.Join(root, imageFile))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	d, err := zstd.NewReader(f)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	committed, err := io.ReadAll(io.LimitReader(d, maxImage))
+	if err != nil {
+		return fmt.Errorf("%s: %w", imageFile, err)
+	}
+	if !bytes.Equal(committed, image) {
+		return fmt.Errorf("%s (sha256 %x) is not what the sources give; run: go run ./guest/defaultroot/mkroot",
+			imageFile, sha256.Sum256(committed))
+	}
+	constants, err := os.ReadFile(filepath.Join(root, constantsFile))
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(constants, generate(image)) {
+		return fmt.Errorf("%s does not match %s", constantsFile, imageFile)
+	}
+	return nil
+}
+
+func install(root string, image []byte) error {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression),
+		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(8<<20))
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	packed := e.EncodeAll(image, nil)
+	fmt.Printf("compressed %d bytes\n", len(packed))
+	if err := os.WriteFile(filepath.Join(root, imageFile), packed, 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(root, constantsFile), generate(image), 0o644)
+}
+
+// generate is the Go source with the image's size and digest.
+func generate(image []byte) []byte {
+	var b bytes.Buffer
+	b.WriteString("// Code generated by mkroot; DO NOT EDIT.\n\npackage defaultroot\n\n")
+	fmt.Fprintf(&b, "const imageSize = %d\n\n", len(image))
+	b.WriteString("// imageSHA256 is the digest of the uncompressed image.\n")
+	b.WriteString("func imageSHA256() [32]byte {\n\treturn [32]byte{\n")
+	sum := sha256.Sum256(image)
+	for row := range slices.Chunk(sum[:], 8) {
+		b.WriteString("\t\t")
+		for i, v := range row {
+			if i > 0 {
+				b.WriteByte(' ')
+			}
+			fmt.Fprintf(&b, "0x%02x,", v)
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("\t}\n}\n")
+	return b.Bytes()
+}
