@@ -57,7 +57,7 @@ func benchmarkRun(b *testing.B, g *kvmtest.Guest, kind kvm.ExitKind) {
 func BenchmarkRun_PIO(b *testing.B)  { benchmarkRun(b, portLoop(b), kvm.ExitIO) }
 func BenchmarkRun_MMIO(b *testing.B) { benchmarkRun(b, mmioLoop(b), kvm.ExitMMIO) }
 
-// BenchmarkCreate is a VM with 2 MiB of memory and one vCPU, made and closed.
+// BenchmarkCreate is a VM with one vCPU and nothing else, made and closed.
 func BenchmarkCreate(b *testing.B) {
 	sys := kvmtest.NeedKVM(b)
 	for b.Loop() {
