@@ -14,10 +14,12 @@
 //	com1 := devices.NewSerial(console, irq4)
 //	if err := bus.Map("serial", 0x3f8, 8, com1); err != nil { … }
 //	…
-//	// for each port access of a vCPU:
-//	if exit.Write {
-//		bus.Write(exit.Addr, exit.Data)
-//	} else {
-//		bus.Read(exit.Addr, exit.Data)
+//	// for each port exit of a vCPU; a string instruction has several elements:
+//	for p := range exit.Elements() {
+//		if exit.Write {
+//			bus.Write(exit.Addr, p)
+//		} else {
+//			bus.Read(exit.Addr, p)
+//		}
 //	}
 package devices
