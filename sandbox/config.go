@@ -102,14 +102,7 @@ func (c Config) withDefaults(name string) (Config, error) {
 		bad.add("Image", "%q: images are not available in this version; leave it empty for the embedded default image", c.Image)
 	}
 	if c.Kernel != "" {
-		abs, err := filepath.Abs(c.Kernel)
-		if err == nil {
-			_, err = os.Stat(abs)
-		}
-		if err != nil {
-			bad.add("Kernel", "%v", err)
-		}
-		c.Kernel = abs
+		c.Kernel = checkKernel(&bad, c.Kernel)
 	}
 	checkEnv(&bad, c.Env)
 	if !strings.HasPrefix(c.Workdir, "/") || strings.ContainsRune(c.Workdir, 0) {
@@ -156,6 +149,22 @@ func checkMemory(bad *ConfigError, mib int) {
 	if host := info.Totalram * uint64(info.Unit) >> 20; uint64(mib) > host {
 		bad.add("Memory", "%d MiB: this host has %d", mib, host)
 	}
+}
+
+// checkKernel returns the kernel's absolute path.
+func checkKernel(bad *ConfigError, path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		bad.add("Kernel", "%v", err)
+		return path
+	}
+	switch info, err := os.Stat(abs); {
+	case err != nil:
+		bad.add("Kernel", "%v", err)
+	case !info.Mode().IsRegular():
+		bad.add("Kernel", "%s: not a regular file", abs)
+	}
+	return abs
 }
 
 func checkEnv(bad *ConfigError, env []string) {

@@ -134,7 +134,7 @@ const slowBoot = 3 * time.Second
 func watchSlowBoot(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(slowBoot, func() {
-		if speed, err := ring0Speed(); err == nil && speed < hopelessRing0 {
+		if speed, err := ring0Speed(); err == nil && speed > 0 && speed < hopelessRing0 {
 			cancel(interpretedError(speed))
 		}
 	})
@@ -150,7 +150,7 @@ func watchSlowBoot(ctx context.Context) (_ context.Context, stop func()) {
 const hopelessRing0 = 15e6
 
 // ring0Speed is the best of several measurements: a busy host makes a single
-// one look slow.
+// one look slow. Zero means that none came to a result.
 func ring0Speed() (float64, error) {
 	sys, err := kvm.Open()
 	if err != nil {

@@ -109,6 +109,10 @@ func checkKVM() []Check {
 	case err != nil:
 		speed.Err = err
 		speed.Remedy = "a guest of eight instructions did not run: the host's kernel log says more (dmesg)"
+	case hz == 0:
+		speed.Warning = true
+		speed.Err = errors.New("not known: this host was too busy to measure it")
+		speed.Remedy = "try again when it is less busy"
 	case hz < kvm.UsableRing0:
 		speed.Err = fmt.Errorf("%w: %.1f million instructions per second, hundreds are normal", ErrInterpretedKVM, hz/1e6)
 		speed.Remedy = interpretedRemedy

@@ -1,0 +1,221 @@
+package vmm_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sandpit-vm/sandpit/boot"
+	"github.com/sandpit-vm/sandpit/kvm"
+	"github.com/sandpit-vm/sandpit/kvm/guestmem"
+	"github.com/sandpit-vm/sandpit/kvm/kvmtest"
+	"github.com/sandpit-vm/sandpit/vmm"
+)
+
+// realMode loads code at 0x1000 and starts there in real mode.
+func realMode(code ...byte) func(*guestmem.Memory) (*boot.CPUState, error) {
+	return func(mem *guestmem.Memory) (*boot.CPUState, error) {
+		if err := mem.WriteAt(code, 0x1000); err != nil {
+			return nil, err
+		}
+		data := boot.Segment{Limit: 0xffff, Type: 3, Present: 1, S: 1}
+		code := data
+		code.Type = 11
+		return &boot.CPUState{
+			CS: code, DS: data, ES: data, FS: data, GS: data, SS: data,
+			TR:  boot.Segment{Limit: 0xffff, Type: 11, Present: 1},
+			LDT: boot.Segment{Limit: 0xffff, Type: 2, Present: 1},
+			IDT: boot.Table{Limit: 0xffff}, GDT: boot.Table{Limit: 0xffff},
+			CR0: 0x10, RIP: 0x1000, RSP: 0x8000, RFLAGS: 2,
+		}, nil
+	}
+}
+
+func newMachine(t *testing.T, cfg vmm.Config) *vmm.Machine {
+	t.Helper()
+	kvmtest.NeedKVM(t)
+	if cfg.Memory == 0 {
+		cfg.Memory = 2 << 20
+	}
+	m, err := vmm.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m
+}
+
+func run(t *testing.T, m *vmm.Machine) vmm.Reason {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	reason, err := m.Run(ctx)
+	require.NoError(t, err)
+	return reason
+}
+
+func TestShutdownCarriesTheCode(t *testing.T) {
+	// mov dx, 0x500; mov al, 42; out dx, al
+	m := newMachine(t, vmm.Config{Load: realMode(0xba, 0x00, 0x05, 0xb0, 42, 0xee)})
+	require.Equal(t, vmm.Shutdown{Code: 42}, run(t, m))
+	_, err := m.Run(context.Background())
+	require.ErrorIs(t, err, vmm.ErrStarted)
+}
+
+func TestReset(t *testing.T) {
+	// mov al, 0xfe; out 0x64, al
+	m := newMachine(t, vmm.Config{Load: realMode(0xb0, 0xfe, 0xe6, 0x64)})
+	require.Equal(t, vmm.Reset{}, run(t, m))
+}
+
+func TestResetAfterAPanicIsAPanic(t *testing.T) {
+	text := "x\nKernel panic - not syncing: the reason\r\nmore"
+	// mov si, 0x1100; mov cx, len; mov dx, 0x3f8; rep outsb; mov al, 0xfe; out 0x64, al
+	code := []byte{0xbe, 0x00, 0x11, 0xb9, byte(len(text)), 0, 0xba, 0xf8, 0x03, 0xf3, 0x6e, 0xb0, 0xfe, 0xe6, 0x64}
+	code = append(code, make([]byte, 0x100-len(code))...)
+	var out strings.Builder
+	m := newMachine(t, vmm.Config{Load: realMode(append(code, text...)...), Serial: &out})
+	require.Equal(t, vmm.Panic{Message: "the reason"}, run(t, m))
+	require.Equal(t, text, out.String())
+	require.Equal(t, text, string(m.ConsoleTail()))
+}
+
+func TestTripleFault(t *testing.T) {
+	// lidt of a limit that holds no vector; then int3
+	m := newMachine(t, vmm.Config{Load: realMode(0x0f, 0x01, 0x1e, 0x00, 0x11, 0xcc)})
+	reason := run(t, m)
+	require.IsType(t, vmm.TripleFault{}, reason, "%v", reason)
+}
+
+func TestUnmappedAccessesAreHarmless(t *testing.T) {
+	// in al, 0x99 (no device: all ones); mov dx, 0x500; out dx, al
+	m := newMachine(t, vmm.Config{Load: realMode(0xe4, 0x99, 0xba, 0x00, 0x05, 0xee)})
+	require.Equal(t, vmm.Shutdown{Code: 0xff}, run(t, m))
+}
+
+func TestContextStopsASpinningGuest(t *testing.T) {
+	m := newMachine(t, vmm.Config{CPUs: 2, Load: realMode(0xeb, 0xfe)}) // jmp .
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	reason, err := m.Run(ctx)
+	require.NoError(t, err)
+	require.Equal(t, vmm.Stopped{}, reason)
+}
+
+func TestCloseStopsARunningGuest(t *testing.T) {
+	m := newMachine(t, vmm.Config{Load: realMode(0xeb, 0xfe)})
+	var (
+		wg     sync.WaitGroup
+		reason vmm.Reason
+		err    error
+	)
+	wg.Go(func() { reason, err = m.Run(context.Background()) })
+	time.Sleep(50 * time.Millisecond)
+	require.NoError(t, m.Close())
+	wg.Wait()
+	if !errors.Is(err, vmm.ErrClosed) { // Close may have come first
+		require.NoError(t, err)
+		require.Equal(t, vmm.Stopped{}, reason)
+	}
+	_, err = m.Run(context.Background())
+	require.ErrorIs(t, err, vmm.ErrClosed)
+}
+
+// counter is a device of one byte that counts its reads.
+type counter struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (c *counter) Read(_ uint64, p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n++
+	p[0] = 0
+}
+
+func (c *counter) Write(uint64, []byte) {}
+
+func (c *counter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
+}
+
+func TestPauseAndResume(t *testing.T) {
+	var c counter
+	// l: in al, 0x80; jmp l
+	m := newMachine(t, vmm.Config{
+		Load: realMode(0xe4, 0x80, 0xeb, 0xfc),
+		PIO:  []vmm.Window{{Name: "counter", Base: 0x80, Size: 1, Handler: &c}},
+	})
+	require.Error(t, m.Pause(context.Background()), "it does not run yet")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan vmm.Reason)
+	go func() {
+		r, _ := m.Run(ctx)
+		done <- r
+	}()
+	require.Eventually(t, func() bool { return c.count() > 0 }, 10*time.Second, time.Millisecond)
+	for range 20 {
+		require.NoError(t, m.Pause(ctx))
+		require.NoError(t, m.Pause(ctx), "pausing twice is pausing")
+		before := c.count()
+		time.Sleep(5 * time.Millisecond)
+		require.Equal(t, before, c.count(), "a paused guest does nothing")
+		require.NoError(t, m.Resume())
+		require.Eventually(t, func() bool { return c.count() > before }, 10*time.Second, time.Millisecond)
+	}
+	require.NoError(t, m.Pause(ctx))
+	cancel()
+	require.Equal(t, vmm.Stopped{}, <-done, "a paused machine ends too")
+}
+
+func TestTraceSeesEveryExit(t *testing.T) {
+	var events []string
+	m := newMachine(t, vmm.Config{
+		// mov al, 'A'; mov dx, 0x3f8; out dx, al; mov al, 0; mov dx, 0x500; out dx, al
+		Load: realMode(0xb0, 'A', 0xba, 0xf8, 0x03, 0xee, 0xb0, 0, 0xba, 0x00, 0x05, 0xee),
+		Trace: func(e vmm.Event) {
+			require.Equal(t, kvm.ExitIO, e.Exit.Kind)
+			events = append(events, e.Device)
+		},
+	})
+	require.Equal(t, vmm.Shutdown{}, run(t, m))
+	require.Equal(t, []string{"serial", "exit"}, events)
+	require.Equal(t, map[kvm.ExitKind]uint64{kvm.ExitIO: 2}, m.Stats().Exits)
+}
+
+func TestConfigReportsEverything(t *testing.T) {
+	_, err := vmm.New(vmm.Config{CPUs: 300, Memory: 4097, Virtio: make([]vmm.VirtioDevice, 1)})
+	var e *vmm.Error
+	require.ErrorAs(t, err, &e)
+	for _, want := range []string{"CPUs is 300", "Memory is 4097", "nothing to run", "Virtio[0]"} {
+		require.ErrorContains(t, err, want)
+	}
+}
+
+// A machine that cannot be built leaves no descriptor behind.
+func TestFailedNewLeavesNothing(t *testing.T) {
+	kvmtest.NeedKVM(t)
+	before := fds(t)
+	for range 20 {
+		_, err := vmm.New(vmm.Config{Memory: 2 << 20, Load: func(*guestmem.Memory) (*boot.CPUState, error) {
+			return nil, io.ErrUnexpectedEOF
+		}})
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	}
+	require.LessOrEqual(t, fds(t), before+2)
+}
+
+func fds(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
