@@ -76,6 +76,7 @@ type Vsock struct {
 	resets               []vsockReset // to send, oldest first
 	eventPending         bool         // TRANSPORT_RESET to send
 	dropped              uint64       // packets and resets that came to nothing
+	logged               bool         // that there are such packets
 }
 
 // NewVsock returns a device without connections.
@@ -151,7 +152,8 @@ func (v *Vsock) Reset() {
 	v.failAll(syscall.ECONNRESET, true)
 }
 
-// Close ends what Reset leaves. It is called after the transport's Close.
+// Close ends what Reset leaves: listeners, and dials that wait for a driver. It
+// is called after the transport's Close.
 func (v *Vsock) Close() error {
 	v.mu.Lock()
 	v.closed = true
@@ -261,7 +263,8 @@ func (v *Vsock) receivePacket(h *vsockHeader, payload vsockPayload) {
 func (v *Vsock) drop() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.dropped++; v.dropped == 1 {
+	if v.dropped++; !v.logged {
+		v.logged = true
 		v.log.Warn("vsock: dropping malformed packets from the guest")
 	}
 }

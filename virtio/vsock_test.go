@@ -231,6 +231,24 @@ func TestVsock_Batches(t *testing.T) {
 	}
 }
 
+// TestVsock_NotifiesWhenIdle: a single packet interrupts the guest, for nothing
+// may follow it.
+func TestVsock_NotifiesWhenIdle(t *testing.T) {
+	v, d := vsockDriver(t, virtiotest.Config{})
+	l, err := v.Listen(1000)
+	require.NoError(t, err)
+	c := vsockAccept(t, d, l, 1)
+	rx := d.Ring(0)
+	rx.Add(virtiotest.Buf{Addr: d.Alloc(guestRxBuf, 64), Len: guestRxBuf, Write: true})
+	rx.Kick()
+	for d.IRQ.Wait(20 * time.Millisecond) { // left over
+	}
+	rx.SetUsedEvent(rx.UsedIdx)
+	_, err = c.Write([]byte("x"))
+	require.NoError(t, err)
+	require.True(t, d.IRQ.Wait(virtiotest.Timeout))
+}
+
 func TestVsock_T86_LogsOnce(t *testing.T) {
 	var log strings.Builder
 	v := virtio.NewVsock(virtio.VsockConfig{Log: slog.New(slog.NewTextHandler(&log, nil))})
