@@ -28,7 +28,7 @@ func (x *execution) openFiles(cmd *command) (childFiles, error) {
 		cmd.files = [3]int{t.slave, t.slave, t.slave}
 		x.master = t.master
 		x.stdin = t.master
-		x.stdout = newOutput(t.master, x.sendStdout)
+		x.stdout = newOutput(t.master, &x.agent.chunks, x.sendStdout)
 		x.stdout.keep = true
 		return childFiles{t.slave}, nil
 	}
@@ -44,14 +44,14 @@ func (x *execution) openFiles(cmd *command) (childFiles, error) {
 		return nil, err
 	}
 	child = append(child, out.child)
-	x.stdout = newOutput(out.ours, x.sendStdout)
+	x.stdout = newOutput(out.ours, &x.agent.chunks, x.sendStdout)
 	errs, err := openPipe(int(cmd.account.uid))
 	if err != nil {
 		child.close()
 		return nil, err
 	}
 	child = append(child, errs.child)
-	x.stderr = newOutput(errs.ours, x.sendStderr)
+	x.stderr = newOutput(errs.ours, &x.agent.chunks, x.sendStderr)
 	cmd.files = [3]int{in, out.child, errs.child}
 	return child, nil
 }

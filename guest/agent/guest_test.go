@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -95,13 +94,7 @@ func pretendGuest(role string) error {
 	if err != nil {
 		return err
 	}
-	child := make(chan os.Signal, 1)
-	signal.Notify(child, unix.SIGCHLD)
-	go func() {
-		for range child {
-			a.Reap()
-		}
-	}()
+	handleSignals(a, slog.New(slog.DiscardHandler))
 	go func() { _ = a.Serve(l) }()
 	return a.Run(context.Background())
 }

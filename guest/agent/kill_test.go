@@ -178,6 +178,20 @@ func TestShutdown(t *testing.T) {
 	require.Equal(t, 42, g.cmd.ProcessState.ExitCode())
 }
 
+// The guest's own poweroff and reboot speak to PID 1 by signals.
+func TestShutdown_BySignal(t *testing.T) {
+	for _, sig := range []string{"TERM", "PWR", "USR2"} {
+		g := newGuest(t, "cgroup", &proto.SetupRequest{})
+		e, err := g.start(&proto.ExecStart{Args: []string{"sh", "-c", "kill -" + sig + " 1; sleep 1000"}}, nil, nil)
+		require.NoError(t, err)
+		exit, err := e.Wait()
+		require.NoError(t, err)
+		require.EqualValues(t, syscall.SIGTERM, exit.Signal)
+		<-g.done
+		require.Zero(t, g.cmd.ProcessState.ExitCode())
+	}
+}
+
 func TestSetup_Once(t *testing.T) {
 	g := newGuest(t, "cgroup", nil)
 	_, err := g.start(&proto.ExecStart{Args: []string{"true"}}, nil, nil)

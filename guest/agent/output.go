@@ -13,22 +13,33 @@ import (
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
-// chunks lends the buffers of all outputs. A buffer is held only while there
-// is something to read, so that a quiet command costs none.
-var chunks = sync.Pool{New: func() any { b := make([]byte, proto.MaxChunk); return &b }}
+// chunkPool lends the buffers of all outputs. A buffer is held only while
+// there is something to read, so that a quiet command costs none.
+type chunkPool struct{ pool sync.Pool }
+
+func (c *chunkPool) get() *[]byte {
+	if b, ok := c.pool.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, proto.MaxChunk)
+	return &b
+}
+
+func (c *chunkPool) put(b *[]byte) { c.pool.Put(b) }
 
 // output carries one stream of a command to its caller, as far as the caller
 // has given credit.
 type output struct {
 	file   *os.File
+	chunks *chunkPool
 	send   func([]byte) error
 	credit chan struct{} // a token per message that may be sent
 	keep   bool          // the file is a terminal's: run leaves it open
 	ended  atomic.Bool
 }
 
-func newOutput(file *os.File, send func([]byte) error) *output {
-	o := &output{file: file, send: send, credit: make(chan struct{}, proto.Window)}
+func newOutput(file *os.File, chunks *chunkPool, send func([]byte) error) *output {
+	o := &output{file: file, chunks: chunks, send: send, credit: make(chan struct{}, proto.Window)}
 	for range proto.Window {
 		o.credit <- struct{}{}
 	}
@@ -93,10 +104,10 @@ func (o *output) forward(ctx context.Context) (int, error) {
 	var readErr error
 	var buf *[]byte
 	err = rc.Read(func(fd uintptr) bool {
-		buf = chunks.Get().(*[]byte)
+		buf = o.chunks.get()
 		n, readErr = readFD(int(fd), *buf)
 		if errors.Is(readErr, unix.EAGAIN) {
-			chunks.Put(buf)
+			o.chunks.put(buf)
 			buf = nil
 			return false
 		}
@@ -105,7 +116,7 @@ func (o *output) forward(ctx context.Context) (int, error) {
 	if buf == nil {
 		return 0, err
 	}
-	defer chunks.Put(buf)
+	defer o.chunks.put(buf)
 	if err != nil || readErr != nil || n == 0 {
 		return 0, errors.Join(err, readErr)
 	}
@@ -122,8 +133,8 @@ func (o *output) forwardRest() {
 	if err != nil {
 		return
 	}
-	buf := chunks.Get().(*[]byte)
-	defer chunks.Put(buf)
+	buf := o.chunks.get()
+	defer o.chunks.put(buf)
 	n := 0
 	_ = rc.Control(func(fd uintptr) {
 		for n < len(*buf) {

@@ -176,7 +176,7 @@ func TestParseRlimits(t *testing.T) {
 
 // A caller that ignores the window loses its command, not the agent's memory.
 func TestExecution_DispatchWithoutCredit(t *testing.T) {
-	x := &execution{input: make(chan []byte, proto.Window), stdout: newOutput(nil, nil)}
+	x := &execution{input: make(chan []byte, proto.Window), stdout: newOutput(nil, nil, nil)}
 	in := &proto.ExecInput{Input: &proto.ExecInput_Stdin{Stdin: []byte("x")}}
 	for range proto.Window {
 		require.NoError(t, x.dispatch(in))

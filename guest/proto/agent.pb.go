@@ -16,7 +16,6 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
-	unsafe "unsafe"
 )
 
 const (
@@ -1569,7 +1568,7 @@ var (
 
 func file_agent_proto_rawDescGZIP() []byte {
 	file_agent_proto_rawDescOnce.Do(func() {
-		file_agent_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)))
+		file_agent_proto_rawDescData = protoimpl.X.CompressGZIP([]byte(file_agent_proto_rawDesc))
 	})
 	return file_agent_proto_rawDescData
 }
@@ -1656,7 +1655,7 @@ func file_agent_proto_init() {
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
+			RawDescriptor: []byte(file_agent_proto_rawDesc),
 			NumEnums:      1,
 			NumMessages:   18,
 			NumExtensions: 0,

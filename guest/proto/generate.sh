@@ -12,4 +12,8 @@ PATH="$bin:$PATH" protoc --proto_path=. \
 	--go_out=. --go_opt=paths=source_relative \
 	--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative \
 	agent.proto
+# The house keeps unsafe out of all packages but two; a copy of the descriptor
+# at start costs a microsecond.
+sed -i -e '/^\tunsafe "unsafe"$/d' \
+	-e 's/unsafe\.Slice(unsafe\.StringData(\([A-Za-z_]*\)), len(\1))/[]byte(\1)/' agent.pb.go
 gofmt -w agent.pb.go agent_ttrpc.pb.go
