@@ -69,6 +69,11 @@ func (m *memDisk) WriteZeroes(off, n int64, unmap bool) error {
 	return m.writeErr
 }
 
+// hugeDisk says that it is of a size that it is not.
+type hugeDisk struct{ memDisk }
+
+func (*hugeDisk) Size() int64 { return 1 << 60 }
+
 func header(kind uint32, sector uint64) []byte {
 	h := make([]byte, 16)
 	binary.LittleEndian.PutUint32(h, kind)
@@ -329,6 +334,18 @@ func TestBlk_T51_DiscardAndWriteZeroes(t *testing.T) {
 
 	d.back.writeErr = unix.EIO
 	check(blkIOErr, blkDiscard, ranges(8, 16, 0))
+
+	// One request has a limit even where the disk has room.
+	huge := &hugeDisk{}
+	d = &disk{Driver: vt.New(t, virtio.NewBlk(virtio.BlkConfig{Backend: huge}), vt.Config{})}
+	d.Start()
+	most := binary.LittleEndian.Uint32(d.Load(vt.ConfigSpace+36, 4))
+	check(blkOK, blkDiscard, ranges(0, uint64(most), 0))
+	check(blkIOErr, blkDiscard, ranges(0, uint64(most)+1, 0))
+	most = binary.LittleEndian.Uint32(d.Load(vt.ConfigSpace+48, 4))
+	check(blkIOErr, blkWriteZeroes, ranges(0, uint64(most)+1, 0))
+	require.Len(t, huge.discards, 1)
+	require.Empty(t, huge.zeroes)
 
 	d = newDisk(t, 128, virtio.BlkConfig{}, vt.Config{Without: blkDiscardBit | blkZeroesBit})
 	check(blkUnsupp, blkDiscard, ranges(8, 16, 0))

@@ -56,6 +56,7 @@ func TestConsole_Input(t *testing.T) {
 	hb := r.Add(vt.Buf{Addr: 0x100, Len: 0, Write: true}) // no room: comes back empty
 	hc := r.Add(vt.Buf{Addr: b, Len: 100, Write: true})
 	r.Kick()
+	time.Sleep(20 * time.Millisecond) // the worker has seen the buffers and sleeps
 	host.Write([]byte("input"))
 	head, used := r.Wait()
 	require.Equal(t, ha, head)

@@ -93,6 +93,30 @@ func TestWorkers_T28_EndlessQueue(t *testing.T) {
 	wg.Wait()
 }
 
+// A driver that kicks only when it is asked to: no wake-up is lost.
+func TestWorkers_NoLostKick(t *testing.T) {
+	for _, without := range []uint64{0, virtio.FeatureEventIdx} {
+		d, _ := serving(t, echo, vt.Config{Without: without})
+		r := d.Ring(0)
+		a := d.Put([]byte("x"))
+		rnd := rand.New(rand.NewPCG(5, 6))
+		for range 20000 {
+			old := r.AvailIdx
+			n := rnd.IntN(3) + 1
+			for range n {
+				r.Add(vt.Buf{Addr: a, Len: 1})
+				for range rnd.IntN(200) { // hit the moment when the worker goes to sleep
+					r.UsedFlags()
+				}
+			}
+			r.KickIfWanted(old)
+			for range n {
+				r.Wait()
+			}
+		}
+	}
+}
+
 // A queue that is popped from a worker and completed elsewhere, as asynchronous
 // devices do.
 func TestQueue_PushFromElsewhere(t *testing.T) {

@@ -194,6 +194,8 @@ func TestMMIO_T45_Panics(t *testing.T) {
 		d := vt.New(t, &panicky{probe{sizes: []uint16{16}}}, vt.Config{})
 		require.Equal(t, make([]byte, 4), d.Load(vt.ConfigSpace, 4))
 		require.True(t, d.NeedsReset())
+		d.Store32(vt.Status, ack) // no step leads on but a reset
+		require.EqualValues(t, needsReset, d.Status())
 		d.Reset()
 		require.False(t, d.NeedsReset())
 		d.Start()
@@ -220,6 +222,26 @@ func TestGuard_T53_MemoryFault(t *testing.T) {
 	var sink byte
 	require.ErrorIs(t, virtio.Guard(func() error { sink = m[0]; return nil }), virtio.ErrPanic)
 	require.Zero(t, sink)
+}
+
+// A wake-up that comes after the transport was closed does not reach whatever
+// has the descriptor's number now.
+func TestMMIO_LateWake(t *testing.T) {
+	d, p := serving(t, echo, vt.Config{})
+	q, fd := p.act.Queues[0], d.MMIO.KickFD(0)
+	require.NoError(t, d.MMIO.Close())
+	var heir int
+	require.Eventually(t, func() bool { // other tests' leftovers may take numbers
+		var err error
+		heir, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+		require.NoError(t, err)
+		t.Cleanup(func() { unix.Close(heir) })
+		return heir >= fd
+	}, vt.Timeout, time.Microsecond)
+	q.Wake()
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(heir), Events: unix.POLLIN}}, 0)
+	require.NoError(t, err)
+	require.Zero(t, n)
 }
 
 // A driver that breaks its device over and over fills no log.

@@ -137,6 +137,19 @@ func (r *Ring) DeviceUsedIdx() uint16 {
 // Kick notifies the device through the register.
 func (r *Ring) Kick() { r.d.Store32(QueueNotify, uint32(r.Index)) }
 
+// KickIfWanted notifies the device unless it said that it does not need to be
+// told of the entries since the available index was old (virtio 1.2 §2.7.10).
+func (r *Ring) KickIfWanted(old uint16) {
+	if r.d.Features&virtio.FeatureEventIdx != 0 {
+		if r.AvailIdx-r.AvailEvent()-1 >= r.AvailIdx-old {
+			return
+		}
+	} else if r.UsedFlags()&1 != 0 {
+		return
+	}
+	r.Kick()
+}
+
 // Add offers a chain of direct descriptors, without a kick, and returns its head.
 func (r *Ring) Add(bufs ...Buf) uint16 {
 	r.d.TB.Helper()
