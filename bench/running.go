@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sandpit-vm/sandpit/sandbox"
+)
+
+// phases prints where the time of a boot goes, and its VM exits.
+func (b *bed) phases(w io.Writer, runs int) error {
+	ctx := context.Background()
+	var names []string
+	times := map[string][]time.Duration{}
+	exits := map[string][]uint64{}
+	for i := range runs {
+		sb, err := sandbox.Create(ctx, fmt.Sprintf("phases-%d", i), sandbox.Config{Ephemeral: true})
+		if err != nil {
+			return err
+		}
+		boot := sb.Boot()
+		if err := sb.Kill(ctx); err != nil {
+			return err
+		}
+		for _, p := range boot.Phases {
+			if !slices.Contains(names, p.Name) {
+				names = append(names, p.Name)
+			}
+			times[p.Name] = append(times[p.Name], p.Duration)
+		}
+		for kind, n := range boot.Exits {
+			exits[kind] = append(exits[kind], n)
+		}
+	}
+	var total time.Duration
+	for _, n := range names {
+		if !strings.HasPrefix(n, "guest: ") {
+			total += median(times[n])
+		}
+	}
+	fmt.Fprintf(w, "from Create to the agent's readiness: %s; the guest's phases, by its own clock, lie within:\n", ms(total))
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, n := range names {
+		d := median(times[n])
+		fmt.Fprintf(t, "%s\t%.0f %%\t  %s\t\n", ms(d), 100*float64(d)/float64(total), n)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	var sum uint64
+	for _, kind := range slices.Sorted(mapKeys(exits)) {
+		fmt.Fprintf(w, "VM exits until ready, %s: %d\n", kind, median(exits[kind]))
+		sum += median(exits[kind])
+	}
+	fmt.Fprintf(w, "VM exits until ready, all: %d\n", sum)
+	return nil
+}
+
+func mapKeys[V any](m map[string]V) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// running measures a sandbox that is up: round trips, bulk, memory.
+func (b *bed) running(w io.Writer, runs int) error {
+	ctx := context.Background()
+	sb, err := sandbox.Create(ctx, "running", sandbox.Config{Ephemeral: true})
+	if err != nil {
+		return err
+	}
+	defer sb.Kill(ctx)
+	if err := memory(w); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	var trips []time.Duration
+	for range 20 * runs {
+		start := time.Now()
+		if err := sb.Command(ctx, "true").Run(); err != nil {
+			return err
+		}
+		trips = append(trips, time.Since(start))
+	}
+	slices.Sort(trips)
+	fmt.Fprintf(w, "exec round trip (true), %d runs: p50 %s, p99 %s\n", len(trips), ms(trips[len(trips)/2]), ms(trips[len(trips)*99/100]))
+
+	const size = 64 << 20
+	var in, out []float64
+	for range max(runs/2, 1) {
+		start := time.Now()
+		cmd := sb.Shell(ctx, "cat >/dev/null")
+		cmd.Stdin = io.LimitReader(zeroes{}, size)
+		if err := cmd.Run(); err != nil {
+			return err
+		}
+		in = append(in, size/1e6/time.Since(start).Seconds())
+		start = time.Now()
+		cmd = sb.Command(ctx, "head", "-c", strconv.Itoa(size), "/dev/zero")
+		cmd.Stdout = io.Discard
+		if err := cmd.Run(); err != nil {
+			return err
+		}
+		out = append(out, size/1e6/time.Since(start).Seconds())
+	}
+	fmt.Fprintf(w, "bulk through a command's streams: in %.0f MB/s, out %.0f MB/s\n", median(in), median(out))
+	return nil
+}
+
+// zeroes is an endless input.
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) { return len(p), nil }
+
+// guestRAM is the name of guest memory in a process's map.
+const guestRAM = "/memfd:sandpit-ram"
+
+// memory prints what the monitor's process has for itself, by kind of mapping
+// (proc(5), /proc/PID/smaps).
+func memory(w io.Writer) error {
+	pid, err := exec.Command("pgrep", "-f", "^sandpit-monitor running$").Output()
+	if err != nil {
+		return fmt.Errorf("the monitor is not found: %w", err)
+	}
+	f, err := os.Open("/proc/" + strings.TrimSpace(string(pid)) + "/smaps")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	kinds := map[string]int{}
+	var kind string
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Fields(s.Text())
+		switch {
+		case strings.HasSuffix(fields[0], ":") && (fields[0] == "Private_Clean:" || fields[0] == "Private_Dirty:"):
+			kib, err := strconv.Atoi(fields[1])
+			if err != nil {
+				return err
+			}
+			kinds[kind] += kib
+		case strings.Contains(fields[0], "-") && !strings.HasSuffix(fields[0], ":"):
+			kind = mappingKind(fields)
+		}
+	}
+	var total int
+	for k, kib := range kinds {
+		if k != guestRAM {
+			total += kib
+		}
+	}
+	fmt.Fprintf(w, "monitor's private memory beyond guest RAM: %.1f MiB\n", float64(total)/1024)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, k := range slices.Sorted(mapKeys(kinds)) {
+		if kinds[k] > 0 {
+			fmt.Fprintf(t, "%d KiB\t  %s\t\n", kinds[k], k)
+		}
+	}
+	return t.Flush()
+}
+
+// mappingKind is what a line of smaps that opens a mapping is counted as.
+func mappingKind(fields []string) string {
+	if len(fields) < 6 {
+		return "anonymous"
+	}
+	name := strings.Join(fields[5:], " ")
+	switch {
+	case strings.HasPrefix(name, guestRAM):
+		return guestRAM
+	case strings.HasPrefix(name, "[anon: Go"):
+		return strings.Trim(name, "[]")
+	case strings.HasPrefix(name, "["), strings.HasPrefix(name, "anon_inode"):
+		return name
+	default:
+		return "program file, " + map[bool]string{true: "written", false: "read only"}[strings.Contains(fields[1], "w")]
+	}
+}
