@@ -34,9 +34,12 @@ func run() error {
 	if err := mountEarly(); err != nil {
 		return err
 	}
-	// The 9p root is slow to mount: meanwhile the port is opened.
+	// The 9p root is slow to mount: meanwhile the port is opened. The
+	// loopback takes its time too, and needs nothing.
 	root := make(chan error, 1)
 	go func() { root <- mountRoot() }()
+	loopback := make(chan error, 1)
+	go func() { loopback <- loopbackUp() }()
 	port, err := openPort()
 	if err != nil {
 		return errors.Join(err, <-root)
@@ -49,7 +52,7 @@ func run() error {
 	}
 	ready.Root = monotonic()
 	setClock(hello.UnixNano)
-	if err := enterRoot(hello); err != nil {
+	if err := errors.Join(enterRoot(hello), <-loopback); err != nil {
 		return err
 	}
 	ready.Ready = monotonic()

@@ -130,7 +130,7 @@ func enterRoot(h wire.Hello) error {
 			return err
 		}
 	}
-	return errors.Join(devLinks(), loopbackUp(), unix.Sethostname([]byte(h.Hostname)), delegateCgroups(), raiseLimits())
+	return errors.Join(devLinks(), unix.Sethostname([]byte(h.Hostname)), delegateCgroups(), raiseLimits())
 }
 
 // devLinks makes the links that udev would make.
@@ -184,7 +184,11 @@ func delegateCgroups() error {
 	if err != nil {
 		return nil // a kernel without cgroups: commands share the root
 	}
-	for _, c := range strings.Fields(string(b)) {
+	names := strings.Fields(string(b))
+	if len(names) == 0 || os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte("+"+strings.Join(names, " +")), 0) == nil {
+		return nil
+	}
+	for _, c := range names { // one that refuses spoils the others
 		_ = os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte("+"+c), 0)
 	}
 	return nil
