@@ -22,15 +22,16 @@ type cgroups struct {
 	linger map[string]struct{} // groups that outlive their exec: background processes
 }
 
-// openCgroups makes the directory and delegates what memory accounting needs.
-// Controllers that the kernel lacks are left out.
+// openCgroups makes the directory. The guest's own groups get all controllers
+// that the kernel has; those of execs only memory, to tell of its lack: every
+// controller more makes the start of an exec slower.
 func openCgroups(mount, name string) (*cgroups, error) {
 	delegate(mount)
 	dir := mount + "/" + name
 	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
 		return nil, err
 	}
-	delegate(dir)
+	enable(dir, "memory")
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
@@ -46,8 +47,13 @@ func delegate(dir string) {
 		return
 	}
 	for c := range strings.FieldsSeq(string(have)) {
-		_ = os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+c), 0)
+		enable(dir, c)
 	}
+}
+
+// enable gives a controller to a group's children, if the kernel has it.
+func enable(dir, controller string) {
+	_ = os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+controller), 0)
 }
 
 func (c *cgroups) Close() error { return c.root.Close() }

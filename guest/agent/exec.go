@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -122,9 +124,15 @@ func (x *execution) supervise(end <-chan exited) (*proto.ExecExit, error) {
 	defer abort()
 	x.abort = abort
 	var pumps sync.WaitGroup
-	pumps.Go(func() { x.stdout.run(outCtx) })
+	pumps.Go(func() {
+		defer x.caught("stdout")
+		x.stdout.run(outCtx)
+	})
 	if x.stderr != nil {
-		pumps.Go(func() { x.stderr.run(outCtx) })
+		pumps.Go(func() {
+			defer x.caught("stderr")
+			x.stderr.run(outCtx)
+		})
 	}
 	var writer sync.WaitGroup
 	writer.Go(x.writeStdin)
@@ -191,6 +199,15 @@ func (x *execution) exit(e exited, timedOut bool) *proto.ExecExit {
 		}
 	}
 	return exit
+}
+
+// caught, deferred, keeps a panic of one of the execution's goroutines from
+// ending the agent. It costs the command.
+func (x *execution) caught(what string) {
+	if p := recover(); p != nil {
+		x.agent.log.Error("panic", "in", what, "value", fmt.Sprint(p), "stack", string(debug.Stack()))
+		x.kill()
+	}
 }
 
 // kill ends the command and all its descendants: whatever is in its cgroup.

@@ -9,6 +9,7 @@ import (
 // receive dispatches the caller's messages. It never waits for the command,
 // so the connection's end is always noticed.
 func (x *execution) receive() {
+	defer x.caught("input")
 	defer func() {
 		if !x.inputEOF {
 			close(x.input)
@@ -71,6 +72,7 @@ func (x *execution) dispatch(m *proto.ExecInput) error {
 // writeStdin feeds the command and returns credit for what it has taken. The
 // command may close its stdin at any time: the caller is told once.
 func (x *execution) writeStdin() {
+	defer x.caught("stdin")
 	var consumed uint32
 	failed := x.stdin == nil
 	for {
