@@ -3,10 +3,10 @@
 //
 //	os.Exit(userland.Main(os.Args)) // argv[0] "…/ls" runs ls
 //
-// /bin/sh is package shell. awk is goawk, gzip and its relatives are u-root's
-// pkg/core/gzip, and the rest is here: u-root's other core commands were tried
-// first and differ from POSIX where scripts notice (exit statuses, messages,
-// options; see RATIONALE.md).
+// /bin/sh is package shell, over the parser and expansions of u-root's gosh.
+// awk is goawk, mount and umount use u-root's mount package, and the rest is
+// here: u-root's core commands were tried first and differ from POSIX where
+// scripts notice (exit statuses, messages, options; see RATIONALE.md).
 //
 // A command covers the options that scripts use, with GNU's meaning and exit
 // statuses, and refuses an option that it does not know. Commands read and

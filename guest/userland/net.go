@@ -16,9 +16,9 @@ import (
 
 // ip shows addresses, links and routes; it changes nothing.
 func ip(c *command) {
-	args := c.args
-	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
-		args = args[1:] // -4, -6, -br, -o change the form only
+	args, ok := c.parse("+46abcdfhoprst", "brief=b oneline=o") // they change the form only
+	if !ok {
+		return
 	}
 	what := "addr"
 	if len(args) > 0 {

@@ -1,17 +1,12 @@
 package shell
 
 import (
-	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
-	"mvdan.cc/sh/v3/expand"
 	"mvdan.cc/sh/v3/syntax"
 )
 
@@ -285,117 +280,6 @@ func loopBuiltin(s *Shell, args []string) int {
 	return 0
 }
 
-func setBuiltin(s *Shell, args []string) int {
-	if len(args) == 1 {
-		return s.printVars("", nil)
-	}
-	rest, dashes, err := s.setOptions(args[1:])
-	if err != nil {
-		return s.fail(2, "set: %v", err)
-	}
-	if dashes || len(rest) > 0 {
-		s.params = append([]string{}, rest...)
-	}
-	s.updateExpand()
-	return 0
-}
-
-// setOptions applies option words and returns what follows them.
-func (s *Shell) setOptions(args []string) (rest []string, dashes bool, err error) {
-	for i := 0; i < len(args); i++ {
-		a := args[i]
-		if a == "--" || a == "-" {
-			return args[i+1:], a == "--", nil
-		}
-		if len(a) < 2 || a[0] != '-' && a[0] != '+' {
-			return args[i:], false, nil
-		}
-		for _, c := range []byte(a[1:]) {
-			if c == 'o' {
-				if i++; i >= len(args) {
-					s.printOptions(a[0] == '+')
-					return nil, false, nil
-				}
-				o := s.opts.byName(args[i])
-				if o == nil {
-					return nil, false, fmt.Errorf("%s: invalid option name", args[i])
-				}
-				*o = a[0] == '-'
-				continue
-			}
-			o := s.opts.byLetter(c)
-			if o == nil {
-				if c == 'b' || c == 'h' || c == 'B' || c == 'H' || c == 'E' || c == 'T' {
-					continue // nothing to change here
-				}
-				return nil, false, fmt.Errorf("%c%c: invalid option", a[0], c)
-			}
-			*o = a[0] == '-'
-		}
-	}
-	return nil, false, nil
-}
-
-func (s *Shell) printOptions(asCommands bool) {
-	var b strings.Builder
-	for _, n := range optionNames() {
-		on := *s.opts.byName(n)
-		switch {
-		case asCommands && on:
-			fmt.Fprintf(&b, "set -o %s\n", n)
-		case asCommands:
-			fmt.Fprintf(&b, "set +o %s\n", n)
-		case on:
-			fmt.Fprintf(&b, "%-15s on\n", n)
-		default:
-			fmt.Fprintf(&b, "%-15s off\n", n)
-		}
-	}
-	s.write(1, b.String())
-}
-
-// printVars lists variables in a form that can be read back.
-func (s *Shell) printVars(variant string, only []*syntax.Assign) int {
-	names := slices.Sorted(maps.Keys(s.vars))
-	if len(only) > 0 {
-		names = nil
-		for _, as := range only {
-			names = append(names, as.Name.Value)
-		}
-	}
-	var b strings.Builder
-	status := 0
-	for _, n := range names {
-		v, known := s.vars[n]
-		switch {
-		case !known:
-			status = s.fail(1, "%s: %s: not found", variant, n)
-			continue
-		case variant == "export" && !v.Exported, variant == "readonly" && !v.ReadOnly, variant == "local" && !v.Local:
-			continue
-		}
-		if variant != "" {
-			b.WriteString(variant + " ")
-		}
-		b.WriteString(n)
-		if v.Kind == expand.Indexed {
-			b.WriteString("=(")
-			for i, el := range v.List {
-				if i > 0 {
-					b.WriteByte(' ')
-				}
-				b.WriteString(quote(el))
-			}
-			b.WriteByte(')')
-		} else if v.Set {
-			b.WriteString("='" + strings.ReplaceAll(v.Str, "'", `'\''`) + "'")
-		}
-		b.WriteByte('\n')
-	}
-	s.write(1, b.String())
-	return status
-}
-
 func shiftBuiltin(s *Shell, args []string) int {
 	n := 1
 	if len(args) > 1 {
@@ -409,72 +293,6 @@ func shiftBuiltin(s *Shell, args []string) int {
 	}
 	s.params = s.params[n:]
 	return 0
-}
-
-func unsetBuiltin(s *Shell, args []string) int {
-	args = args[1:]
-	vars, funcs := true, true
-	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
-		switch args[0] {
-		case "-v":
-			funcs = false
-		case "-f":
-			vars = false
-		case "--":
-		default:
-			return s.fail(2, "unset: %s: invalid option", args[0])
-		}
-		args = args[1:]
-	}
-	status := 0
-	for _, n := range args {
-		v, known := s.vars[n]
-		switch {
-		case vars && known && v.ReadOnly:
-			status = s.fail(1, "unset: %s: cannot unset: readonly variable", n)
-		case vars && known:
-			delete(s.vars, n)
-		case funcs:
-			delete(s.funcs, n)
-		}
-	}
-	return status
-}
-
-func aliasBuiltin(s *Shell, args []string) int {
-	if len(args) == 1 {
-		args = append(args, slices.Sorted(maps.Keys(s.aliases))...)
-	}
-	status := 0
-	for _, a := range args[1:] {
-		name, text, ok := strings.Cut(a, "=")
-		if !ok {
-			if text, ok = s.aliases[name]; !ok {
-				status = s.fail(1, "alias: %s: not found", name)
-				continue
-			}
-			s.write(1, "alias "+name+"='"+strings.ReplaceAll(text, "'", `'\''`)+"'\n")
-			continue
-		}
-		if s.aliases == nil {
-			s.aliases = make(map[string]string)
-		}
-		s.aliases[name] = text
-	}
-	return status
-}
-
-func unaliasBuiltin(s *Shell, args []string) int {
-	status := 0
-	for _, a := range args[1:] {
-		if a == "-a" {
-			clear(s.aliases)
-		} else if _, ok := s.aliases[a]; !ok {
-			status = s.fail(1, "unalias: %s: not found", a)
-		}
-		delete(s.aliases, a)
-	}
-	return status
 }
 
 func commandBuiltin(s *Shell, args []string) int {
@@ -551,39 +369,4 @@ func (s *Shell) describe(names []string, long bool) int {
 		}
 	}
 	return status
-}
-
-func umaskBuiltin(s *Shell, args []string) int {
-	if len(args) > 1 && args[1] != "-S" {
-		if n, err := strconv.ParseUint(args[1], 8, 9); err == nil {
-			unix.Umask(int(n))
-			return 0
-		}
-		return s.fail(1, "umask: %s: bad mask", args[1])
-	}
-	m := unix.Umask(0o22)
-	unix.Umask(m)
-	if len(args) > 1 {
-		part := func(bits int) (t string) {
-			for i, c := range "rwx" {
-				if bits&(4>>i) == 0 {
-					t += string(c)
-				}
-			}
-			return t
-		}
-		return s.print(fmt.Sprintf("u=%s,g=%s,o=%s\n", part(m>>6), part(m>>3), part(m)))
-	}
-	return s.print(fmt.Sprintf("%04o\n", m))
-}
-
-func timesBuiltin(s *Shell, _ []string) int {
-	var b strings.Builder
-	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
-		var ru unix.Rusage
-		unix.Getrusage(who, &ru)
-		u, k := time.Duration(ru.Utime.Nano()), time.Duration(ru.Stime.Nano())
-		fmt.Fprintf(&b, "%dm%.3fs %dm%.3fs\n", int(u.Minutes()), (u % time.Minute).Seconds(), int(k.Minutes()), (k % time.Minute).Seconds())
-	}
-	return s.print(b.String())
 }

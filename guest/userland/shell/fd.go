@@ -107,7 +107,7 @@ func open(path string, flags int) (*openFile, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, fmt.Errorf("%s: %s", path, message(err))
 		}
 		return &openFile{fd, 1}, nil
 	}

@@ -166,38 +166,47 @@ func (s *Shell) syntaxError(name string, err error) {
 // runStdin runs a script from standard input, and reads no further than the
 // line that it runs: the rest may be meant for its commands.
 func (s *Shell) runStdin() {
-	text := ""
-	for s.flow == flowNone {
-		line, eof := s.scriptLine()
-		text += line
-		if strings.TrimSpace(text) == "" {
-			if eof {
-				return
-			}
-			text = ""
+	p := syntax.NewParser()
+	for stmts, err := range p.InteractiveSeq(&lineReader{s: s}) {
+		if err == nil && p.Incomplete() {
 			continue
 		}
-		stmts, err := parseAll(text)
-		if err != nil && syntax.IsIncomplete(err) && !eof {
-			continue
+		if s.stmts(stmts, false); s.flow != flowNone {
+			return
 		}
 		if err != nil {
 			s.syntaxError(s.name, err)
 			return
 		}
-		// A here-document or a trailing backslash may still be open.
-		if !eof && unfinished(text, stmts) {
-			continue
+	}
+}
+
+// lineReader gives the parser one line of standard input at a time; the last
+// one ends in a newline even if the input does not.
+type lineReader struct {
+	s    *Shell
+	rest string
+	eof  bool
+}
+
+func (r *lineReader) Read(p []byte) (int, error) {
+	if r.rest == "" {
+		if r.eof {
+			return 0, io.EOF
 		}
-		if s.opts.verbose {
-			s.write(2, text)
+		if r.rest, r.eof = r.s.scriptLine(); r.eof {
+			if r.rest == "" {
+				return 0, io.EOF
+			}
+			r.rest += "\n"
 		}
-		text = ""
-		s.stmts(stmts, false)
-		if eof {
-			return
+		if r.s.opts.verbose {
+			r.s.write(2, r.rest)
 		}
 	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
 }
 
 func parseAll(text string) ([]*syntax.Stmt, error) {

@@ -196,6 +196,10 @@ func (s *Shell) updateExpand() {
 
 // fields expands words as arguments.
 func (s *Shell) fields(words ...*syntax.Word) ([]string, error) {
+	words, err := s.splitWords(words)
+	if err != nil {
+		return nil, err
+	}
 	f, err := expand.Fields(s.cfg, words...)
 	if err != nil {
 		return nil, s.expandFailed(err)
