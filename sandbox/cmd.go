@@ -55,9 +55,12 @@ type Cmd struct {
 
 	exec     *proto.Exec
 	stdin    *io.PipeReader // of StdinPipe
-	toClose  []io.Closer    // the write ends of StdoutPipe and StderrPipe
+	outputs  []outputPipe   // of StdoutPipe and StderrPipe
 	copied   chan struct{}  // closed when Stdin's copier has ended
 	stdinErr error          // set before copied
+	finished chan struct{}  // closed when the command and its output have ended
+	exit     *proto.ExecExit
+	err      error // both set before finished
 
 	mu      sync.Mutex
 	started bool
@@ -105,12 +108,7 @@ func (c *Cmd) Start() error {
 	}
 	c.started = true
 	if err := c.start(); err != nil {
-		for _, closer := range c.toClose {
-			closer.Close()
-		}
-		if c.stdin != nil {
-			c.stdin.Close()
-		}
+		c.closePipes()
 		return err
 	}
 	return nil
@@ -156,7 +154,27 @@ func (c *Cmd) start() error {
 		c.copied = make(chan struct{})
 		go c.copyStdin()
 	}
+	c.finished = make(chan struct{})
+	go c.finish()
 	return nil
+}
+
+// finish waits for the command and its output, and gives the readers of its
+// pipes their end, whether or not Wait was called.
+func (c *Cmd) finish() {
+	defer close(c.finished)
+	c.exit, c.err = c.exec.Wait()
+	c.closePipes()
+}
+
+// closePipes ends the pipes from our side.
+func (c *Cmd) closePipes() {
+	for _, p := range c.outputs {
+		p.w.Close()
+	}
+	if c.stdin != nil {
+		c.stdin.CloseWithError(io.ErrClosedPipe) // the caller's writes fail now
+	}
 }
 
 // copyStdin feeds the command until either side has enough.
@@ -188,12 +206,14 @@ func (c *Cmd) Wait() error {
 	c.waited = true
 	c.mu.Unlock()
 
-	exit, err := c.exec.Wait()
-	if c.stdin != nil {
-		c.stdin.CloseWithError(io.ErrClosedPipe) // the caller's writes fail now
+	<-c.exec.Done()
+	for _, p := range c.outputs {
+		p.r.Close() // what was not read by now is not wanted
 	}
-	for _, closer := range c.toClose {
-		closer.Close()
+	<-c.finished
+	exit, err := c.exit, c.err
+	if len(c.outputs) > 0 && errors.Is(err, io.ErrClosedPipe) {
+		err = nil
 	}
 	if c.copied != nil {
 		select {
@@ -285,8 +305,14 @@ func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
 	return w, nil
 }
 
-// StdoutPipe returns a pipe from the command's stdout. Wait closes it: read to
-// its end first.
+// outputPipe is what StdoutPipe or StderrPipe made.
+type outputPipe struct {
+	r *io.PipeReader
+	w *io.PipeWriter
+}
+
+// StdoutPipe returns a pipe from the command's stdout. Wait closes it when the
+// command has ended: read to its end first.
 func (c *Cmd) StdoutPipe() (io.ReadCloser, error) { return c.outputPipe("StdoutPipe", &c.Stdout) }
 
 // StderrPipe returns a pipe from the command's stderr, as StdoutPipe does.
@@ -298,7 +324,7 @@ func (c *Cmd) outputPipe(call string, to *io.Writer) (io.ReadCloser, error) {
 	}
 	r, w := io.Pipe()
 	*to = w
-	c.toClose = append(c.toClose, w)
+	c.outputs = append(c.outputs, outputPipe{r, w})
 	return r, nil
 }
 

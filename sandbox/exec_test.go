@@ -72,11 +72,11 @@ func TestCommand(t *testing.T) {
 		require.Equal(t, "1234\n5678\n", string(out))
 	})
 	t.Run("rlimit", func(t *testing.T) {
-		cmd := sb.Shell(ctx, "ulimit -n; grep 'open files' /proc/self/limits")
-		cmd.Rlimits = []sandbox.Rlimit{{Name: "nofile", Soft: 77, Hard: 88}}
+		cmd := sb.Command(ctx, "grep", "cpu time", "/proc/self/limits")
+		cmd.Rlimits = []sandbox.Rlimit{{Name: "cpu", Soft: 77, Hard: 88}}
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
-		require.Regexp(t, `Max open files\s+77\s+88`, string(out))
+		require.Regexp(t, `Max cpu time\s+77\s+88`, string(out))
 	})
 	t.Run("stdin is empty unless given", func(t *testing.T) {
 		out, err := sb.Command(ctx, "cat").Output()

@@ -75,10 +75,11 @@ func run() int {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", ProcessName, err)
 		return 2
 	}
-	// A vCPU's thread, blocked in KVM_RUN, holds no processor of Go's
-	// scheduler for long, but every return wants one at once; two more serve
-	// the queues.
-	runtime.GOMAXPROCS(max(spec.CPUs+2, runtime.NumCPU()))
+	// A thread that blocks in KVM_RUN or on a hot queue's eventfd may keep its
+	// processor of Go's scheduler until the runtime takes it back, which takes
+	// up to milliseconds: one for each vCPU, two for vsock, one for each disk,
+	// and two for the rest.
+	runtime.GOMAXPROCS(max(spec.CPUs+spec.disks()+4, runtime.NumCPU()))
 	debug.SetGCPercent(50)
 
 	m := &monitor{

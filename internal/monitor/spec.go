@@ -54,6 +54,17 @@ type Spec struct {
 	Files []FileRole
 }
 
+// disks is the number of disks.
+func (s *Spec) disks() int {
+	n := 0
+	for _, f := range s.Files {
+		if f.Role == RoleDisk {
+			n++
+		}
+	}
+	return n
+}
+
 // FileRole names an inherited descriptor.
 type FileRole struct {
 	Role     string // one of the Role constants
