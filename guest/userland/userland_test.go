@@ -3,7 +3,7 @@ package userland
 import (
 	"bytes"
 	"context"
-		"crypto/sha256"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
