@@ -49,15 +49,13 @@ fi
 got=$(sha256sum "$tarball" | cut -d' ' -f1)
 [ "$got" = "$digest" ] || die "$tarball has digest $got, SOURCE wants $digest ($package $version)"
 
-for tool in compiler binutils zstd; do
-	want=$(source_field $tool)
-	have=$(dpkg-query -W -f '${Package} ${Version}' "${want%% *}" 2>/dev/null || echo none)
-	[ "$have" = "$want" ] || say "warning: $tool is $have, SOURCE names $want: the bytes will differ"
-done
-# Debian's gcc is a link to the versioned compiler; SOURCE names the latter.
-cc=$(source_field compiler)
-cc=${cc%% *}
-command -v "$cc" >/dev/null 2>&1 || cc=gcc
+same_tool() { # field, what is here
+	want=$(source_field "$1")
+	[ "$2" = "$want" ] || say "warning: the $1 is $2, SOURCE names $want: the bytes will differ"
+}
+same_tool compiler "$(gcc --version | head -n 1)"
+same_tool linker "$(ld --version | head -n 1)"
+same_tool zstd "$(zstd -qV 2>/dev/null || zstd -V | sed 's/.* v\([0-9.]*\),.*/\1/')"
 
 # Unpack once per source digest.
 base=${SANDPIT_KERNEL_BUILD:-${XDG_CACHE_HOME:-${HOME:-${TMPDIR:-/tmp}}/.cache}/sandpit/kernel-build}
@@ -74,8 +72,8 @@ fi
 # Tools that would leave their version in the configuration are masked.
 export KBUILD_BUILD_USER=sandpit KBUILD_BUILD_HOST=sandpit KBUILD_BUILD_VERSION=1
 export KBUILD_BUILD_TIMESTAMP='Wed Jan  1 00:00:00 UTC 2025' SOURCE_DATE_EPOCH=1735689600
-unset KCONFIG_CONFIG KBUILD_OUTPUT KCFLAGS KAFLAGS KCPPFLAGS MAKEFLAGS ARCH CROSS_COMPILE LOCALVERSION
-kmake() { make -s -C "$tree" ARCH=x86_64 CC="$cc" RUSTC=false BINDGEN=false PAHOLE=false LOCALVERSION= "$@"; }
+unset CC HOSTCC LD KCONFIG_CONFIG KBUILD_OUTPUT KCFLAGS KAFLAGS KCPPFLAGS MAKEFLAGS ARCH CROSS_COMPILE LOCALVERSION
+kmake() { make -s -C "$tree" ARCH=x86 RUSTC=false BINDGEN=false PAHOLE=false LOCALVERSION= "$@"; }
 
 # allnoconfig under the fragment: what nobody asked for is off.
 KCONFIG_ALLCONFIG=$here/fragment.config kmake allnoconfig >/dev/null

@@ -238,7 +238,7 @@ func (s *Sandbox) agentClient(ctx context.Context) (proto.AgentClient, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.agent = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() {
+		s.agent = proto.NewClient(conn, ttrpc.WithOnClose(func() {
 			// The next call makes a new one.
 			s.mu.Lock()
 			defer s.mu.Unlock()

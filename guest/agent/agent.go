@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -46,6 +47,9 @@ type Agent struct {
 	chunks  chunkPool
 
 	shutdown sync.Once
+	// execConns counts the connections that carry an Exec. A caller closes its
+	// connection when it has the exit.
+	execConns atomic.Int64
 
 	mu             sync.Mutex
 	phases         proto.Phases
@@ -99,13 +103,19 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // ServeConn serves one connection and returns when it has ended.
 func (a *Agent) ServeConn(conn net.Conn) error {
-	g := newGuard(conn, a.log)
+	g := a.newGuard(conn)
 	if err := a.conns.push(g); err != nil {
 		conn.Close()
 		return err
 	}
 	<-g.closed
 	return nil
+}
+
+func (a *Agent) newGuard(conn net.Conn) *guard {
+	g := newGuard(conn, a.log)
+	g.execs = &a.execConns
+	return g
 }
 
 // Serve serves every connection of a listener.
@@ -115,7 +125,7 @@ func (a *Agent) Serve(l net.Listener) error {
 		if err != nil {
 			return err
 		}
-		if err := a.conns.push(newGuard(conn, a.log)); err != nil {
+		if err := a.conns.push(a.newGuard(conn)); err != nil {
 			conn.Close()
 			return err
 		}

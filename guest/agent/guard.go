@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -40,6 +41,12 @@ type guard struct {
 
 	once   sync.Once
 	closed chan struct{}
+
+	// execs counts the open connections that carry an Exec; nil counts nothing.
+	execs *atomic.Int64
+	mu    sync.Mutex
+	count bool // this one is counted
+	ended bool
 }
 
 func newGuard(conn net.Conn, log *slog.Logger) *guard {
@@ -50,7 +57,23 @@ func newGuard(conn net.Conn, log *slog.Logger) *guard {
 func (g *guard) Close() error {
 	err := g.Conn.Close()
 	g.once.Do(func() { close(g.closed) })
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.count {
+		g.execs.Add(-1)
+	}
+	g.count, g.ended = false, true
 	return err
+}
+
+// carry counts the connection among those that carry an Exec, until it closes.
+func (g *guard) carry() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.execs != nil && !g.ended && !g.count {
+		g.execs.Add(1)
+		g.count = true
+	}
 }
 
 // Read returns bytes of whole, permitted frames.
@@ -125,6 +148,7 @@ func (g *guard) next() error {
 			return violation("an exec beside other calls")
 		default:
 			g.exec = stream
+			g.carry()
 		}
 		g.pending = frame
 		return nil

@@ -13,8 +13,8 @@ import (
 // Bounds of a shutdown.
 const (
 	maxGrace    = 10 * time.Minute
-	killWait    = 2 * time.Second        // for the kernel to end what got SIGKILL
-	lastReplies = 300 * time.Millisecond // for callers to get their exits
+	killWait    = 2 * time.Second // for the kernel to end what got SIGKILL
+	lastReplies = 2 * time.Second // for callers to take their exits
 )
 
 // Shutdown implements the call. With the machine powered off there is no
@@ -113,13 +113,13 @@ func (a *Agent) killEverything() {
 	a.log.Error("processes survive SIGKILL")
 }
 
-// waitReleased waits until the callers of all commands have their answers.
+// waitReleased waits until the callers of all commands have their answers: until
+// they have closed their connections. That an answer was sent does not do, for
+// what is on its way when the machine ends is lost.
 func (a *Agent) waitReleased(limit time.Duration) {
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pollEvery) {
-		a.mu.Lock()
-		n := a.calls
-		a.mu.Unlock()
-		if n == 0 {
+	for end := time.Now().Add(limit); a.execConns.Load() > 0; time.Sleep(pollEvery) {
+		if time.Now().After(end) {
+			a.log.Warn("callers hold on to their commands' connections")
 			return
 		}
 	}

@@ -7,8 +7,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/containerd/ttrpc"
-
 	"github.com/sandpit-vm/sandpit/guest/proto"
 	"github.com/sandpit-vm/sandpit/kvm"
 	"github.com/sandpit-vm/sandpit/virtio"
@@ -93,7 +91,7 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 		return "boot", err
 	}
 	m.spec.Clock.Mark("guest kernel and agent started")
-	client := ttrpc.NewClient(conn)
+	client := proto.NewClient(conn)
 	m.link.agent = proto.NewAgentClient(client)
 	m.link.client = client
 	resp, err := m.link.agent.Setup(ctx, &proto.SetupRequest{
