@@ -19,8 +19,10 @@ const (
 // NewAgentClient. The guest is not trusted: a frame that is longer than the
 // protocol allows ends the connection before memory is set aside for it.
 func NewClient(conn net.Conn, opts ...ttrpc.ClientOpts) *ttrpc.Client {
-	return ttrpc.NewClient(&limitedConn{Conn: conn}, opts...)
+	return ttrpc.NewClient(newLimitedConn(conn), opts...)
 }
+
+func newLimitedConn(conn net.Conn) *limitedConn { return &limitedConn{Conn: conn} }
 
 var errFrameTooLong = errors.New("the agent sent a frame that is too long")
 

@@ -16,6 +16,10 @@ import (
 // Exec is the caller's side of one running command. It owns its connection.
 // One goroutine receives; one each copies stdout and stderr to their writers.
 type Exec struct {
+	// conn is what ends the Exec. The client is not closed but finds its
+	// connection closed: its own Close makes it log, to nobody's use, what was
+	// still on its way.
+	conn   *limitedConn
 	client *ttrpc.Client
 	stream Agent_ExecClient
 	pid    int
@@ -28,7 +32,7 @@ type Exec struct {
 	out, err *outputPump
 	pumps    sync.WaitGroup
 
-	done chan struct{} // closed when the receive loop has ended
+	done chan struct{} // closed when the exit, or the connection's end, is known
 	exit *ExecExit     // set before done
 	fail error         // set before done, when exit is nil
 
@@ -61,11 +65,12 @@ var ErrLost = errors.New("connection to the guest lost")
 // returns. It returns a *StartError if the guest could not start the command.
 // The end of ctx closes the connection, which kills the command.
 func StartExec(ctx context.Context, conn net.Conn, start *ExecStart, stdout, stderr io.Writer) (*Exec, error) {
-	client := NewClient(conn)
+	limited := newLimitedConn(conn)
 	e := &Exec{
-		client:    client,
+		conn:      limited,
+		client:    ttrpc.NewClient(limited),
 		ctx:       ctx,
-		stop:      context.AfterFunc(ctx, func() { client.Close() }),
+		stop:      context.AfterFunc(ctx, func() { limited.Close() }),
 		stdinFree: make(chan struct{}, Window),
 		stdinErr:  make(chan struct{}),
 		done:      make(chan struct{}),
@@ -75,7 +80,7 @@ func StartExec(ctx context.Context, conn net.Conn, start *ExecStart, stdout, std
 	}
 	if err := e.start(start); err != nil {
 		e.stop()
-		client.Close()
+		limited.Close()
 		return nil, err
 	}
 	e.out = newOutputPump(stdout, e.credit(func(n uint32) isExecInput_Input { return &ExecInput_StdoutCredit{n} }),
@@ -127,12 +132,22 @@ func (e *Exec) credit(message func(uint32) isExecInput_Input) func(uint32) {
 	}
 }
 
-// receive dispatches what the agent sends. The queues of the pumps hold a
-// whole window, so it never waits.
+// receive dispatches what the agent sends, and goes on receiving until the
+// connection has ended: what nobody receives would make the client log it. The
+// queues of the pumps hold a whole window, so it never waits.
 func (e *Exec) receive() {
-	defer close(e.done)
-	defer e.out.end()
-	defer e.err.end()
+	e.receiveUntilExit()
+	e.out.end()
+	e.err.end()
+	close(e.done)
+	for {
+		if _, err := e.stream.Recv(); err != nil {
+			return
+		}
+	}
+}
+
+func (e *Exec) receiveUntilExit() {
 	for {
 		m, err := e.stream.Recv()
 		if err != nil {
@@ -156,7 +171,7 @@ func (e *Exec) receive() {
 		}
 		if err != nil {
 			e.fail = err
-			e.client.Close()
+			e.conn.Close()
 			return
 		}
 	}
@@ -259,7 +274,7 @@ func (e *Exec) Wait() (*ExecExit, error) {
 	<-e.done
 	e.pumps.Wait()
 	e.stop()
-	e.client.Close()
+	e.conn.Close()
 	if e.exit == nil {
 		return nil, e.fail
 	}
@@ -267,4 +282,4 @@ func (e *Exec) Wait() (*ExecExit, error) {
 }
 
 // Close abandons the command: the agent kills it and its descendants.
-func (e *Exec) Close() error { return e.client.Close() }
+func (e *Exec) Close() error { return e.conn.Close() }
