@@ -125,8 +125,12 @@ type zeroes struct{}
 
 func (zeroes) Read(p []byte) (int, error) { return len(p), nil }
 
-// guestRAM is the name of guest memory in a process's map.
-const guestRAM = "/memfd:sandpit-ram"
+// guestRAM is what the mapping of guest memory is counted as: it is told by its
+// size.
+const guestRAM = "guest RAM"
+
+// guestRAMSize is the default sandbox's memory.
+const guestRAMSize = sandbox.DefaultMemory << 20
 
 // memory prints what the monitor's process has for itself, by kind of mapping
 // (proc(5), /proc/PID/smaps).
@@ -173,13 +177,16 @@ func memory(w io.Writer) error {
 
 // mappingKind is what a line of smaps that opens a mapping is counted as.
 func mappingKind(fields []string) string {
+	from, to, _ := strings.Cut(fields[0], "-")
+	start, _ := strconv.ParseUint(from, 16, 64)
+	if end, err := strconv.ParseUint(to, 16, 64); err == nil && end-start >= guestRAMSize {
+		return guestRAM
+	}
 	if len(fields) < 6 {
 		return "anonymous"
 	}
 	name := strings.Join(fields[5:], " ")
 	switch {
-	case strings.HasPrefix(name, guestRAM):
-		return guestRAM
 	case strings.HasPrefix(name, "[anon: Go"):
 		return strings.Trim(name, "[]")
 	case strings.HasPrefix(name, "["), strings.HasPrefix(name, "anon_inode"):

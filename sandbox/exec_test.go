@@ -259,6 +259,13 @@ func TestBulk(t *testing.T) {
 	})
 }
 
+// The least memory that is allowed is enough.
+func TestMinMemory(t *testing.T) {
+	needVM(t)
+	sb := create(t, "small", sandbox.Config{Memory: sandbox.MinMemory})
+	require.NoError(t, sb.Shell(deadline(t), "echo small | sha256sum").Run())
+}
+
 func TestCPUsAndMemory(t *testing.T) {
 	needVM(t)
 	sb := create(t, "sized", sandbox.Config{CPUs: 2, Memory: 1024})

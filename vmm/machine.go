@@ -227,7 +227,7 @@ func (m *Machine) release() error {
 }
 
 func (m *Machine) createMemory() (err error) {
-	m.mem, err = guestmem.NewMemfd("sandpit-ram", boot.Ranges(m.cfg.Memory)...)
+	m.mem, err = guestmem.NewAnonymous(boot.Ranges(m.cfg.Memory)...)
 	return err
 }
 

@@ -21,7 +21,7 @@ const guestCID = 3
 // host knows; output goes to the serial port's early console, which costs
 // nothing while the kernel is quiet and still prints a panic.
 const cmdline = "quiet loglevel=1 panic=-1 reboot=k tsc=reliable no_timer_check random.trust_cpu=on " +
-	"earlyprintk=serial,ttyS0,115200,keep i8042.noaux i8042.nopnp"
+	"earlyprintk=serial,ttyS0,115200,keep 8250.nr_uarts=0 console=ttynull"
 
 // start builds the machine and sets it going.
 func (m *monitor) start() (stage string, err error) {

@@ -18,9 +18,9 @@ import (
 // descriptor, our next access would be a SIGBUS. It is marked not executable
 // where the kernel can do that (Linux 6.3), and is left out of core dumps.
 //
-// Huge pages are not asked for: a sandbox that touches 40 MiB scattered over
-// its RAM would pay for all of it, and the first touch of each 2 MiB would wait
-// for 2 MiB of zeros, while booting. See [Memory.AdviseHugePages].
+// Huge pages are not asked for: most hosts have none for files in memory. See
+// [Memory.AdviseHugePages], and [NewAnonymous] for memory that need not be
+// shared.
 func NewMemfd(name string, ranges ...Range) (*Memory, error) {
 	m, err := newMemory(ranges)
 	if err != nil {
@@ -93,7 +93,7 @@ func (m *Memory) AdviseHugePages() error {
 
 // Discard gives the pages of r back to the host. The guest may go on using
 // them: it reads zeros next. The range must be page-aligned and lie inside one
-// region; the host's memory is freed for memfd memory only.
+// region; the heap keeps its memory.
 func (m *Memory) Discard(r Range) error {
 	if uint64(r.Base)%PageSize != 0 || r.Size%PageSize != 0 {
 		return &Error{"discard", r, ErrUnaligned}
@@ -103,11 +103,16 @@ func (m *Memory) Discard(r Range) error {
 		return &Error{"discard", r, ErrOutOfRange}
 	}
 	off := uint64(r.Base - reg.Base)
-	if m.file == nil {
-		clear(reg.data[off : off+r.Size])
+	switch {
+	case r.Size == 0:
 		return nil
-	}
-	if r.Size == 0 {
+	case m.maps != nil:
+		if err := discardAnonymous(reg.data[off : off+r.Size]); err != nil {
+			return &Error{"discard", r, err}
+		}
+		return nil
+	case m.file == nil:
+		clear(reg.data[off : off+r.Size])
 		return nil
 	}
 	for {
@@ -122,7 +127,7 @@ func (m *Memory) Discard(r Range) error {
 	}
 }
 
-// Close unmaps the memory and closes the memfd. Slices and windows obtained
+// Close unmaps the memory and closes its memfd. Slices and windows obtained
 // before must not be used any more; accesses through m fail with ErrOutOfRange.
 // A second Close does nothing.
 func (m *Memory) Close() error {
@@ -139,6 +144,11 @@ func (m *Memory) Close() error {
 			errs = append(errs, &Error{Op: "close", Err: err})
 		}
 	}
-	m.regions, m.file, m.size = nil, nil, 0
+	for _, whole := range m.maps {
+		if err := unix.Munmap(whole); err != nil {
+			errs = append(errs, &Error{Op: "munmap", Err: err})
+		}
+	}
+	m.regions, m.file, m.maps, m.size = nil, nil, nil, 0
 	return errors.Join(errs...)
 }

@@ -50,7 +50,8 @@ func (r Region) Bytes() []byte { return r.data }
 // Memory is guest RAM. See the package documentation for who may use it when.
 type Memory struct {
 	regions []Region // ascending, disjoint
-	file    *os.File // the memfd; nil for heap memory
+	file    *os.File // the memfd; nil for anonymous and heap memory
+	maps    [][]byte // what is mapped without a file; nil for heap memory
 	size    uint64
 }
 

@@ -274,3 +274,31 @@ func TestHeap_Stays(t *testing.T) {
 	wg.Wait()
 	require.Equal(t, hva, m.Regions()[0].HVA())
 }
+
+func TestAnonymous(t *testing.T) {
+	const mib = 1 << 20
+	m, err := guestmem.NewAnonymous(guestmem.Range{Base: 0, Size: 4 * mib}, guestmem.Range{Base: 4 << 30, Size: 3 * mib})
+	require.NoError(t, err)
+	require.Nil(t, m.File())
+	require.Equal(t, uint64(7*mib), m.Size())
+	for _, r := range m.Regions() {
+		require.Zero(t, r.HVA()%(2*mib), "aligned, so that huge pages fit")
+		require.Len(t, r.Bytes(), int(r.Size))
+	}
+	require.NoError(t, m.WriteAt([]byte("kept"), 4096-4))
+	require.NoError(t, m.WriteAt([]byte("given back"), 4096))
+	require.NoError(t, m.WriteAt([]byte("high"), 4<<30))
+	require.NoError(t, m.Discard(guestmem.Range{Base: 4096, Size: 4096}))
+	p := make([]byte, 10)
+	require.NoError(t, m.ReadAt(p, 4096))
+	require.Equal(t, make([]byte, 10), p)
+	require.NoError(t, m.ReadAt(p[:4], 4096-4))
+	require.Equal(t, "kept", string(p[:4]))
+	require.ErrorIs(t, m.WriteAt([]byte("xx"), 4*mib-1), guestmem.ErrOutOfRange)
+	require.NoError(t, m.Close())
+	require.NoError(t, m.Close())
+	require.ErrorIs(t, m.ReadAt(p, 0), guestmem.ErrOutOfRange)
+
+	_, err = guestmem.NewAnonymous(guestmem.Range{Size: 1 << 50})
+	require.Error(t, err, "more than can be mapped")
+}
