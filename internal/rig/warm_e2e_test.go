@@ -23,6 +23,10 @@ func TestE2E_WarmRig(t *testing.T) {
 	require.Contains(t, r.stdout, "2048 MiB")
 	stopped := false
 	defer func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "kvmrig", "warm.log"))
+			t.Logf("the warm rig's log: %s", log)
+		}
 		if !stopped {
 			run(t, nil, "--warm", "stop")
 		}

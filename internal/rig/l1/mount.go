@@ -61,13 +61,28 @@ func mountAll(points []mountPoint) error {
 
 const secure = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-// mountEarly mounts the kernel's own file systems on the initramfs.
+// mountEarly mounts the kernel's own file systems on the initramfs, and has the
+// first memory cgroup made while nothing else runs: the kernel then patches its
+// allocator's code, and QEMU before 8.1 may run a processor through code that
+// another one is patching. (Measured with 7.2: one panic in 30 boots when eight
+// commands start at once, all of them in the allocator; none in 144 with 10.0.)
 func mountEarly() error {
-	return mountAll([]mountPoint{
+	if err := mountAll([]mountPoint{
 		{source: "proc", target: "/proc", fstype: "proc", flags: secure},
 		{source: "sysfs", target: "/sys", fstype: "sysfs", flags: secure},
 		{source: "dev", target: "/dev", fstype: "devtmpfs", flags: unix.MS_NOSUID, data: "mode=0755"},
-	})
+		{source: "cgroup2", target: cgroupRoot, fstype: "cgroup2", flags: secure, optional: true},
+	}); err != nil {
+		return err
+	}
+	if err := delegateCgroups(); err != nil {
+		return err
+	}
+	first := cgroupRoot + "/first"
+	if err := os.Mkdir(first, 0o755); err != nil {
+		return nil // a kernel without cgroups
+	}
+	return os.Remove(first)
 }
 
 // nineP returns the mount options. 512000 is the most that the virtio
@@ -118,7 +133,6 @@ func enterRoot(h wire.Hello) error {
 		{source: "shm", target: "/dev/shm", fstype: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=1777"},
 		{source: "mqueue", target: "/dev/mqueue", fstype: "mqueue", flags: secure, optional: true},
 		{source: "run", target: "/run", fstype: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=0755"},
-		{source: "cgroup2", target: cgroupRoot, fstype: "cgroup2", flags: secure, optional: true},
 		{source: "debugfs", target: "/sys/kernel/debug", fstype: "debugfs", flags: secure, optional: true},
 		{source: "tracefs", target: "/sys/kernel/tracing", fstype: "tracefs", flags: secure, optional: true},
 	}); err != nil {
@@ -130,7 +144,7 @@ func enterRoot(h wire.Hello) error {
 			return err
 		}
 	}
-	return errors.Join(devLinks(), unix.Sethostname([]byte(h.Hostname)), delegateCgroups(), raiseLimits())
+	return errors.Join(devLinks(), unix.Sethostname([]byte(h.Hostname)), raiseLimits())
 }
 
 // devLinks makes the links that udev would make.
