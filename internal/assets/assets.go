@@ -177,15 +177,15 @@ func (a Asset) create(d *dir) (_ *os.File, err error) {
 	if err := f.Sync(); err != nil {
 		return nil, newError("sync", path, err)
 	}
-	out, err := d.root.Open(tmp) // the caller's: read-only
-	if err != nil {
-		return nil, newError("open", path, err)
-	}
 	if err := d.root.Rename(tmp, a.fileName()); err != nil {
-		out.Close()
 		return nil, newError("publish", path, err)
 	}
 	d.sync()
+	// The caller's is read-only, and knows its name.
+	out, err := d.root.Open(a.fileName())
+	if err != nil {
+		return nil, newError("open", filepath.Join(d.path, a.fileName()), err)
+	}
 	return out, nil
 }
 

@@ -52,6 +52,9 @@ type monitor struct {
 	state state.State
 	stops stops
 	asked *stopRequest // the request that ends the sandbox; main's own
+	// creatorCleans: the creator knows that there is no sandbox, and removes
+	// the directory. Two at once would be in each other's way.
+	creatorCleans bool
 }
 
 // Reasons in a final state.
@@ -202,7 +205,7 @@ func (m *monitor) fail(stage string, err error) {
 	if err := m.dir.WriteJSON(state.StateFile, m.state); err != nil {
 		m.log.Error("state was not written", "err", err)
 	}
-	m.tell(msg)
+	m.creatorCleans = m.tell(msg) == nil
 }
 
 // finish writes down how the sandbox ended and tells the creator.
@@ -244,7 +247,7 @@ func (m *monitor) cleanUp() {
 	if err := os.Remove(m.dir.File(state.ControlSocket)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		m.log.Error("control socket was not removed", "err", err)
 	}
-	if m.spec.Ephemeral {
+	if m.spec.Ephemeral && !m.creatorCleans {
 		if err := m.dir.RemoveLocked(); err != nil {
 			m.log.Error("directory was not removed", "err", err)
 		}
@@ -258,9 +261,11 @@ func (m *monitor) cleanUp() {
 
 // tell sends a message to the creator, who may be gone or stuck: that is not
 // the monitor's problem.
-func (m *monitor) tell(msg Message) {
+func (m *monitor) tell(msg Message) error {
 	m.creator.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	if err := json.NewEncoder(m.creator).Encode(msg); err != nil {
+	err := json.NewEncoder(m.creator).Encode(msg)
+	if err != nil {
 		m.log.Debug("creator was not told", "event", msg.Event, "err", err)
 	}
+	return err
 }
