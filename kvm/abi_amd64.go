@@ -36,7 +36,7 @@ const (
 // Requests. Those without a structure take a plain number, or nothing.
 const (
 	// of the system
-	_KVM_GET_API_VERSION     = io_ | 0x00
+	_KVM_GET_API_VERSION     = io_ // | 0x00
 	_KVM_CREATE_VM           = io_ | 0x01
 	_KVM_GET_MSR_INDEX_LIST  = iowr | 0x02 | unsafe.Sizeof(kvmMSRList{})<<iocSizeShift
 	_KVM_CHECK_EXTENSION     = io_ | 0x03

@@ -119,7 +119,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	for i, d := range c.Virtio {
 		if d.Device == nil {
-			errs = append(errs, fmt.Errorf("Virtio[%d] (%q) has no Device", i, d.Name))
+			errs = append(errs, fmt.Errorf("virtio device %d (%q) has no Device", i, d.Name))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -195,7 +195,7 @@ func TestConfigReportsEverything(t *testing.T) {
 	_, err := vmm.New(vmm.Config{CPUs: 300, Memory: 4097, Virtio: make([]vmm.VirtioDevice, 1)})
 	var e *vmm.Error
 	require.ErrorAs(t, err, &e)
-	for _, want := range []string{"CPUs is 300", "Memory is 4097", "nothing to run", "Virtio[0]"} {
+	for _, want := range []string{"CPUs is 300", "Memory is 4097", "nothing to run", "virtio device 0"} {
 		require.ErrorContains(t, err, want)
 	}
 }

@@ -37,9 +37,7 @@ func ps(c *command) {
 	if !ok {
 		return
 	}
-	for _, a := range args { // ps -p 1 2
-		c.opts.values['p'] = append(c.opts.values['p'], a)
-	}
+	c.opts.values['p'] = append(c.opts.values['p'], args...) // ps -p 1 2
 	cols := []string{"pid", "tty", "time", "comm"}
 	switch {
 	case c.opts.has('o'):

@@ -139,6 +139,7 @@ func (in *sedInput) advance() {
 			f, err := in.s.c.open(p)
 			if err == nil {
 				if fi, serr := f.Stat(); serr == nil && fi.IsDir() {
+					//lint:ignore ST1005 as the C library says it, which users compare
 					err = errors.New("Is a directory")
 				}
 			}

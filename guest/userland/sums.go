@@ -61,6 +61,7 @@ func checksum(c *command) {
 	c.inputs(paths, func(name string, r io.Reader) error {
 		if f, ok := r.(*os.File); ok {
 			if fi, err := f.Stat(); err == nil && fi.IsDir() {
+				//lint:ignore ST1005 as the C library says it, which users compare
 				return fmt.Errorf("Is a directory")
 			}
 		}

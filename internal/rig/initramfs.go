@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ func initramfs() (*os.File, error) {
 	if err != nil {
 		return nil, &Error{Op: "read own executable", Err: err}
 	}
+	if err := checkStatic(exe); err != nil {
+		return nil, &Error{Op: "make the initramfs", Err: err}
+	}
 	var b bytes.Buffer
 	writeCPIO(&b, stripELF(exe))
 	fd, err := unix.MemfdCreate("kvmrig-initramfs", unix.MFD_CLOEXEC)
@@ -28,6 +32,21 @@ func initramfs() (*os.File, error) {
 		return nil, &Error{Op: "write the initramfs", Err: errors.Join(err, f.Close())}
 	}
 	return f, nil
+}
+
+// checkStatic refuses an executable that L1 could not start: it has no dynamic
+// linker, nor any library.
+func checkStatic(exe []byte) error {
+	f, err := elf.NewFile(bytes.NewReader(exe))
+	if err != nil {
+		return err
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("kvmrig is linked dynamically: build it with CGO_ENABLED=0, as make build does")
+		}
+	}
+	return nil
 }
 
 // writeCPIO writes a newc archive: /init, and the console that the kernel opens

@@ -104,7 +104,7 @@ func (s *Shell) readCommand(ed *editor) (text string, ok bool) {
 
 // runLine runs one command line.
 func (s *Shell) runLine(text string) {
-	for s.sigs != nil && len(s.sigs) > 0 { // from the time before the command
+	for len(s.sigs) > 0 { // from the time before the command
 		<-s.sigs
 	}
 	s.runText(text, s.name)

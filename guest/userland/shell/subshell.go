@@ -71,14 +71,6 @@ func (d *decoder) count() int {
 	return n
 }
 
-func (d *decoder) strs() []string {
-	list := make([]string, 0, min(d.count(), 1024))
-	for range cap(list) {
-		list = append(list, d.str())
-	}
-	return list
-}
-
 // encode writes the shell's state and the commands to run.
 func (s *Shell) encode(body []*syntax.Stmt) ([]byte, error) {
 	text, err := source(body)

@@ -52,7 +52,7 @@ func run() error {
 	}
 	ready.Root = monotonic()
 	setClock(hello.UnixNano)
-	if err := errors.Join(enterRoot(hello), <-loopback); err != nil {
+	if err := errors.Join(enterRoot(hello), <-loopback, steadyMemory()); err != nil {
 		return err
 	}
 	ready.Ready = monotonic()
