@@ -4,7 +4,7 @@ package defaultroot
 
 const imageSize = 6422528
 
-// imageSHA256 is the digest of the uncompressed image.
+// imageSHA256 is the digest of the uncompressed file.
 func imageSHA256() [32]byte {
 	return [32]byte{
 		0xe0, 0x42, 0x72, 0x90, 0x36, 0xa3, 0xd4, 0x73,

@@ -4,7 +4,7 @@ package initramfs
 
 const imageSize = 4711240
 
-// imageSHA256 is the digest of the uncompressed archive.
+// imageSHA256 is the digest of the uncompressed file.
 func imageSHA256() [32]byte {
 	return [32]byte{
 		0xd6, 0x8c, 0x28, 0x1b, 0x01, 0xe1, 0xb9, 0x8a,
