@@ -11,7 +11,7 @@ logdir=$(mktemp -d)
 trap 'rm -rf "$logdir"' EXIT
 export SANDPIT_VMTEST_LOG="$logdir/vmtests"
 : >"$SANDPIT_VMTEST_LOG"
-SANDPIT_DEBIAN_KERNEL=$PWD/$(scripts/debian-kernel.sh bin/debian-kernel)
+SANDPIT_DEBIAN_KERNEL=$(scripts/debian-kernel.sh bin/debian-kernel)
 export SANDPIT_DEBIAN_KERNEL
 
 failed=

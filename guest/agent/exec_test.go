@@ -46,7 +46,14 @@ func TestExec_Surroundings(t *testing.T) {
 	require.Equal(t, "1234\n567\n567\n", g.run(&proto.ExecStart{Args: []string{"sh", "-c", "id -u; id -g; id -G"}, User: "1234:567"}).stdout)
 	// Nothing of the agent's is inherited.
 	require.Equal(t, "0\n1\n2\n3\n", g.run(&proto.ExecStart{Args: []string{"ls", "/proc/self/fd"}}).stdout)
-	require.Equal(t, "0\n0\n", g.sh(`sed -n 's/^Sig\(Blk\|Ign\):\t0*\(.*\)/0\2/p' /proc/self/status`).stdout)
+	require.Equal(t, "0\n", g.sh(`sed -n 's/^SigBlk:\t0*\(.*\)/0\1/p' /proc/self/status`).stdout)
+	// What PID 1 was started ignoring, as under nohup, its children ignore too;
+	// the kernel starts it ignoring nothing.
+	own, err := os.ReadFile("/proc/self/status")
+	require.NoError(t, err)
+	_, ignored, _ := strings.Cut(string(own), "SigIgn:\t")
+	ignored, _, _ = strings.Cut(ignored, "\n")
+	require.Equal(t, ignored+"\n", g.sh(`sed -n 's/^SigIgn:\t//p' /proc/self/status`).stdout)
 	// A user can open its own output again.
 	r = g.run(&proto.ExecStart{Args: []string{"sh", "-c", "echo again > /dev/stdout"}, User: "daemon"})
 	require.Equal(t, "again\n", r.stdout, r.stderr)
