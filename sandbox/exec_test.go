@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"strings"
@@ -232,12 +233,12 @@ func testStartErrors(t *testing.T, ctx context.Context, sb *sandbox.Sandbox) {
 	}
 }
 
-// 256 MiB in and 256 MiB out, each with its digest.
+// 256 MiB in and 256 MiB out, each with its digest (in the emulated rig 16).
 func TestBulk(t *testing.T) {
 	needVM(t)
 	sb := create(t, "bulk", sandbox.Config{})
 	ctx := deadline(t)
-	const size = 256 << 20
+	size := int64(scaled(scaled(256))) << 20
 
 	t.Run("in", func(t *testing.T) {
 		sum := sha256.New()
@@ -252,7 +253,7 @@ func TestBulk(t *testing.T) {
 		// here.
 		sum := sha256.New()
 		var stderr bytes.Buffer
-		cmd := sb.Shell(ctx, `mkfifo /tmp/f; sha256sum </tmp/f >&2 & head -c 268435456 /dev/urandom | tee /tmp/f; wait`)
+		cmd := sb.Shell(ctx, fmt.Sprintf(`mkfifo /tmp/f; sha256sum </tmp/f >&2 & head -c %d /dev/urandom | tee /tmp/f; wait`, size))
 		cmd.Stdout, cmd.Stderr = sum, &stderr
 		require.NoError(t, cmd.Run())
 		require.Equal(t, hex.EncodeToString(sum.Sum(nil)), strings.Fields(stderr.String())[0])

@@ -108,7 +108,7 @@ func TestCreateCancelled(t *testing.T) {
 
 func TestHundredInARow(t *testing.T) {
 	home := needVM(t)
-	for i := range 100 {
+	for i := range scaled(100) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		sb, err := sandbox.Create(ctx, fmt.Sprintf("row-%d", i), sandbox.Config{Memory: 256, Ephemeral: true})
 		require.NoError(t, err, "sandbox %d", i)
@@ -159,7 +159,7 @@ func TestSIGKILL(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for i := range 50 {
+	for i := range scaled(50) {
 		name := fmt.Sprintf("victim-%d", i)
 		kind := []string{"creator", "monitor", "guest init"}[i%3]
 		delay := time.Duration(rng.IntN(2000)) * time.Millisecond

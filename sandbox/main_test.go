@@ -88,10 +88,20 @@ func monitors(t testing.TB) []string {
 	return pids
 }
 
+// scaled is how much of a large test to run: all of it on good KVM, and where
+// SANDPIT_TEST_FULL is set; a quarter in the emulated rig, where a boot takes
+// seconds and a megabyte half a second.
+func scaled(n int) int {
+	if os.Getenv("KVMRIG") == "emulated" && os.Getenv("SANDPIT_TEST_FULL") == "" {
+		return n / 4
+	}
+	return n
+}
+
 // deadline is a context that outlasts anything a test waits for.
 func deadline(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -32,7 +32,7 @@ func run(args []string) int {
 	fs.BoolVar(&c.TTY, "t", false, "give the command a terminal")
 	fs.BoolVar(&c.Fresh, "fresh", false, "do not use a warm rig")
 	fs.BoolVar(&c.Time, "time", false, "print how long each phase took")
-	fs.IntVar(&c.CPUs, "cpus", 0, "processors of the emulated machine (default: this machine's, from 2 to 8)")
+	fs.IntVar(&c.CPUs, "cpus", 0, "processors of the emulated machine (default 1: with more, the emulation fails now and then)")
 	fs.IntVar(&c.Memory, "memory", 0, "its memory in `MiB` (default 8192)")
 	fs.StringVar(&c.Kernel, "kernel", "", "its kernel, an ELF `FILE` (default $"+rig.KernelEnv+", or the bundled one)")
 	fs.StringVar(&c.Append, "append", "", "more for its kernel's command `LINE`")
