@@ -17,7 +17,7 @@ import (
 func TestConfig_Defaults(t *testing.T) {
 	c, err := Config{}.validate()
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, c.CPUs, 2)
+	require.Equal(t, defaultCPUs, c.CPUs)
 	require.LessOrEqual(t, c.Memory, defaultMemory)
 	require.Equal(t, 10*time.Minute, c.Idle)
 }
