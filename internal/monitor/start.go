@@ -218,6 +218,7 @@ func (p *Process) listen() {
 	} else {
 		<-p.gone
 	}
+	p.conn.Close() // nothing more is said either way
 	close(p.ended)
 }
 
