@@ -109,7 +109,11 @@ func TestVCPU_State(t *testing.T) {
 		}
 	}
 	require.EqualValues(t, want, xcrs.NrXCRS)
-	require.NoError(t, v.SetXCRS(xcrs))
+	if want == 1 {
+		require.NoError(t, v.SetXCRS(xcrs))
+	} else {
+		require.ErrorIs(t, v.SetXCRS(xcrs), unix.EINVAL, "there is none to set")
+	}
 
 	debug, err := v.DebugRegs()
 	require.NoError(t, err)
