@@ -253,7 +253,7 @@ func TestBulk(t *testing.T) {
 		// here.
 		sum := sha256.New()
 		var stderr bytes.Buffer
-		cmd := sb.Shell(ctx, fmt.Sprintf(`mkfifo /tmp/f; sh -c 'sha256sum </tmp/f' >&2 & head -c %d /dev/urandom | tee /tmp/f; wait`, size))
+		cmd := sb.Shell(ctx, fmt.Sprintf(`mkfifo /tmp/f; sha256sum </tmp/f >&2 & head -c %d /dev/urandom | tee /tmp/f; wait`, size))
 		cmd.Stdout, cmd.Stderr = sum, &stderr
 		require.NoError(t, cmd.Run())
 		require.Equal(t, hex.EncodeToString(sum.Sum(nil)), strings.Fields(stderr.String())[0])

@@ -69,6 +69,23 @@ func requireEmptyDir(t *testing.T, dir string) {
 	require.Empty(t, entries)
 }
 
+// The guest may end itself: through PID 1, or past it with reboot(2).
+func TestGuestEndsItself(t *testing.T) {
+	needVM(t)
+	for _, command := range []string{"poweroff", "poweroff -f", "reboot -f"} {
+		t.Run(command, func(t *testing.T) {
+			ctx := deadline(t)
+			sb := create(t, "ends", sandbox.Config{Memory: 256})
+			require.Error(t, sb.Shell(ctx, command).Run(), "the command does not outlive its machine")
+			status, err := sb.Wait(ctx)
+			require.NoError(t, err)
+			require.Equal(t, "stopped", status.Reason, "%+v", status)
+			require.True(t, status.Success)
+			require.NoError(t, sandbox.Remove(ctx, "ends"))
+		})
+	}
+}
+
 func TestStopIsGraceful(t *testing.T) {
 	needVM(t)
 	ctx := deadline(t)

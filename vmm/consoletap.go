@@ -18,22 +18,47 @@ const tailSize = 16 << 10
 // at a time.
 type consoleTap struct {
 	out io.Writer
+	// line, if not nil, is called with every complete line, or with the end of
+	// it if it is long. It must not keep the bytes.
+	line func([]byte)
 
 	mu   sync.Mutex
 	ring [tailSize]byte
 	n    uint64 // bytes ever written
+	last []byte // the line so far, at most lineMax of its end
 }
 
-func newConsoleTap(out io.Writer) *consoleTap { return &consoleTap{out: out} }
+// lineMax bounds what of a line is shown to consoleTap.line.
+const lineMax = 128
+
+func newConsoleTap(out io.Writer, line func([]byte)) *consoleTap {
+	return &consoleTap{out: out, line: line, last: make([]byte, 0, lineMax)}
+}
 
 func (c *consoleTap) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	for _, b := range p {
 		c.ring[c.n%tailSize] = b
 		c.n++
+		c.addToLine(b)
 	}
 	c.mu.Unlock()
 	return c.out.Write(p)
+}
+
+// addToLine is called with c.mu held.
+func (c *consoleTap) addToLine(b byte) {
+	if b != '\n' {
+		if len(c.last) == lineMax {
+			c.last = c.last[:copy(c.last, c.last[lineMax/2:])]
+		}
+		c.last = append(c.last, b)
+		return
+	}
+	if c.line != nil {
+		c.line(c.last)
+	}
+	c.last = c.last[:0]
 }
 
 // Tail returns a copy of the remembered bytes, oldest first.

@@ -36,6 +36,7 @@ type Machine struct {
 
 	// gate is what Pause closes and Resume opens; vCPUs wait at it.
 	gate gate
+	halt haltWatch
 
 	started   atomic.Bool
 	runDone   chan struct{} // closed when Run returned
@@ -62,6 +63,7 @@ func New(cfg Config) (_ *Machine, err error) {
 		mmio:    devices.NewBus(),
 		runDone: make(chan struct{}),
 		ending:  make(chan struct{}),
+		halt:    haltWatch{asked: make(chan struct{}, 1)},
 	}
 	m.gate.init()
 	defer func() {
@@ -125,6 +127,7 @@ func (m *Machine) Run(ctx context.Context) (Reason, error) {
 	for _, v := range m.vcpus {
 		wg.Go(v.loop)
 	}
+	wg.Go(m.watchHalt)
 	select {
 	case <-ctx.Done():
 		m.end(Stopped{}, nil)

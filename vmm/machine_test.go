@@ -75,14 +75,48 @@ func TestReset(t *testing.T) {
 
 func TestResetAfterAPanicIsAPanic(t *testing.T) {
 	text := "x\nKernel panic - not syncing: the reason\r\nmore"
-	// mov si, 0x1100; mov cx, len; mov dx, 0x3f8; rep outsb; mov al, 0xfe; out 0x64, al
-	code := []byte{0xbe, 0x00, 0x11, 0xb9, byte(len(text)), 0, 0xba, 0xf8, 0x03, 0xf3, 0x6e, 0xb0, 0xfe, 0xe6, 0x64}
-	code = append(code, make([]byte, 0x100-len(code))...)
+	// mov al, 0xfe; out 0x64, al
+	code := printThen(text, 0xb0, 0xfe, 0xe6, 0x64)
 	var out strings.Builder
-	m := newMachine(t, vmm.Config{Load: realMode(append(code, text...)...), Serial: &out})
+	m := newMachine(t, vmm.Config{Load: realMode(code...), Serial: &out})
 	require.Equal(t, vmm.Panic{Message: "the reason"}, run(t, m))
 	require.Equal(t, text, out.String())
 	require.Equal(t, text, string(m.ConsoleTail()))
+}
+
+// printThen is a program that prints text on the serial port and goes on with
+// the code of end.
+func printThen(text string, end ...byte) []byte {
+	// mov si, 0x1100; mov cx, len; mov dx, 0x3f8; rep outsb
+	code := []byte{0xbe, 0x00, 0x11, 0xb9, byte(len(text)), 0, 0xba, 0xf8, 0x03, 0xf3, 0x6e}
+	code = append(code, end...)
+	return append(append(code, make([]byte, 0x100-len(code))...), text...)
+}
+
+func TestHaltForGoodIsAShutdown(t *testing.T) {
+	// cli; hlt; jmp to the hlt
+	m := newMachine(t, vmm.Config{Load: realMode(printThen("[ 1.0] reboot: System halted\r\n", 0xfa, 0xf4, 0xeb, 0xfd)...)})
+	require.Equal(t, vmm.Shutdown{}, run(t, m))
+}
+
+// What the guest prints is only a hint: a vCPU that can be woken, or runs, has
+// not halted for good.
+func TestHaltIsNotTakenAtItsWord(t *testing.T) {
+	const text = "reboot: System halted\n"
+	for name, end := range map[string][]byte{
+		"interrupts enabled": {0xfb, 0xf4, 0xeb, 0xfd}, // sti; hlt
+		"running":            {0xeb, 0xfe},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, vmm.Config{Load: realMode(printThen(text, end...)...)})
+			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+			defer cancel()
+			reason, err := m.Run(ctx)
+			require.NoError(t, err)
+			require.Equal(t, vmm.Stopped{}, reason)
+			require.Equal(t, text, string(m.ConsoleTail()))
+		})
+	}
 }
 
 func TestTripleFault(t *testing.T) {

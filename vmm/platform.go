@@ -60,7 +60,7 @@ func (m *Machine) addPlatform() error {
 	if err != nil {
 		return err
 	}
-	m.console = newConsoleTap(m.cfg.Serial)
+	m.console = newConsoleTap(m.cfg.Serial, m.halt.line)
 	windows := []Window{
 		{"serial", boot.SerialPort, boot.SerialPortSize, devices.NewSerial(m.console, serialIRQ)},
 		{"rtc", boot.RTCPort, boot.RTCPortSize, devices.NewRTC(time.Now)},

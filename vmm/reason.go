@@ -14,7 +14,8 @@ type Reason interface {
 	reason()
 }
 
-// Shutdown is the guest's own orderly end: it wrote Code to the exit device.
+// Shutdown is the guest's own orderly end: it wrote Code to the exit device,
+// or its kernel said that it halts and halted, with Code 0.
 type Shutdown struct{ Code uint8 }
 
 // Reset is a request to restart, through the keyboard controller (port 0x64,

@@ -19,6 +19,8 @@ type vcpu struct {
 	// exits counts VM exits by kind. Written by the vCPU's goroutine, read by
 	// Stats.
 	exits [exitKinds]atomic.Uint64
+	// dead: nothing can wake it. Written by its goroutine (halt.go).
+	dead atomic.Bool
 }
 
 func (m *Machine) createVCPUs() error {
@@ -84,6 +86,9 @@ func (v *vcpu) handle(e *kvm.Exit) Reason {
 		}
 	case kvm.ExitInterrupted:
 		// Kicked: the loop looks at the gate.
+		if v.m.halt.active.Load() {
+			v.lookDead()
+		}
 	case kvm.ExitShutdown:
 		return TripleFault{CPU: v.index, Regs: v.regs()}
 	case kvm.ExitInternalError, kvm.ExitFailEntry:

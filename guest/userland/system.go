@@ -128,7 +128,11 @@ func powerOff(c *command) {
 	}
 	unix.Sync()
 	if c.opts.has('f') {
-		if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		how := unix.LINUX_REBOOT_CMD_POWER_OFF
+		if c.name == "reboot" || c.opts.has('r') {
+			how = unix.LINUX_REBOOT_CMD_RESTART
+		}
+		if err := unix.Reboot(how); err != nil {
 			c.errorf("%v", reason(err))
 		}
 		return

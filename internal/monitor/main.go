@@ -216,6 +216,10 @@ func (m *monitor) finish(reason vmm.Reason, err error) {
 	case vmm.Shutdown:
 		s.Status, s.Reason, s.Code = state.Stopped, ReasonStopped, int(r.Code)
 		s.Detail = r.String()
+	case vmm.Reset:
+		// A sandbox does not start again by itself: what the guest asked for
+		// is an end like any other.
+		s.Status, s.Reason, s.Detail = state.Stopped, ReasonStopped, r.String()
 	case vmm.Stopped:
 		s.Status, s.Reason = state.Stopped, ReasonKilled
 	case nil:

@@ -63,7 +63,7 @@ func (m *machine) diagnose(cause error) error {
 	}
 	switch {
 	case m.console.contains("Kernel panic"):
-		return m.describe("run L1", fmt.Errorf("%w (QEMU before 8.1 can be the cause: it may run code that another processor is patching; a newer one or --cpus 1 helps)", ErrPanic))
+		return m.describe("run L1", fmt.Errorf("%w (QEMU's emulation of nested virtualization fails now and then with several processors; --cpus 1 avoids it)", ErrPanic))
 	case m.stderr.contains("annot allocate memory") || m.stderr.contains("annot set up guest memory"):
 		return m.describe("start L1", fmt.Errorf("%w; try a smaller --memory", ErrNoMemory))
 	case m.err != nil:

@@ -112,7 +112,7 @@ func (s *Shell) launchStmt(st *syntax.Stmt, g *group, async bool) *process {
 		}
 	}
 	c, ok := st.Cmd.(*syntax.CallExpr)
-	if ok && !st.Negated && len(c.Args) > 0 && !s.opts.noexec {
+	if ok && !st.Negated && len(c.Args) > 0 && !s.opts.noexec && !s.mayBlock(st.Redirs) {
 		if name := s.commandName(c); name != "" && s.funcs[name] == nil && builtin(name) == nil && name != "exec" {
 			return s.launchExternal(st, c, g)
 		}
@@ -124,6 +124,29 @@ func (s *Shell) launchStmt(st *syntax.Stmt, g *group, async bool) *process {
 		return finished(s.fail(2, "cannot start a subshell: %v", err))
 	}
 	return p
+}
+
+// mayBlock reports whether opening a redirection's file may have to wait for
+// another process, as that of a FIFO does: the shell itself must not. A name
+// that has to be expanded first is not looked at, so that what its expansion
+// does is done once.
+func (s *Shell) mayBlock(redirs []*syntax.Redirect) bool {
+	for _, r := range redirs {
+		switch r.Op {
+		case syntax.RdrOut, syntax.AppOut, syntax.RdrIn, syntax.RdrInOut, syntax.RdrClob, syntax.RdrAll, syntax.AppAll:
+		default:
+			continue // a copy of a descriptor, or text in the script
+		}
+		name := r.Word.Lit()
+		if name == "" {
+			return true
+		}
+		info, err := os.Stat(name)
+		if err == nil && !info.Mode().IsRegular() && name != "/dev/null" {
+			return true
+		}
+	}
+	return false
 }
 
 // commandName is a command's first word if it is literal, after aliases.

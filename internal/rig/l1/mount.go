@@ -63,9 +63,9 @@ const secure = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
 // mountEarly mounts the kernel's own file systems on the initramfs, and has the
 // first memory cgroup made while nothing else runs: the kernel then patches its
-// allocator's code, and QEMU before 8.1 may run a processor through code that
-// another one is patching. (Measured with 7.2: one panic in 30 boots when eight
-// commands start at once, all of them in the allocator; none in 144 with 10.0.)
+// allocator's code, and QEMU 7.2 may run a processor through code that another
+// one is patching. (Measured: one panic in 30 boots when eight commands start at
+// once, all of them in the allocator.)
 func mountEarly() error {
 	if err := mountAll([]mountPoint{
 		{source: "proc", target: "/proc", fstype: "proc", flags: secure},

@@ -1,0 +1,96 @@
+package vmm
+
+import (
+	"bytes"
+	"sync/atomic"
+	"time"
+
+	"github.com/sandpit-vm/sandpit/kvm"
+)
+
+// A kernel that knows no way to switch the power off ends reboot(2) in a loop
+// of HLT with interrupts disabled, on every vCPU: nothing will ever wake it,
+// and with an in-kernel interrupt controller KVM never says so. The line that
+// Linux prints first is the occasion to look at the vCPUs; the vCPUs decide.
+
+// haltMarkers end the lines that Linux prints before it halts
+// (kernel/reboot.c). They have the highest priority: a quiet kernel prints
+// them too.
+var haltMarkers = [][]byte{[]byte("reboot: System halted"), []byte("reboot: Power down")}
+
+const (
+	haltPoll = 10 * time.Millisecond
+	// haltPatience bounds how long the vCPUs are looked at after such a line:
+	// a guest may print it without meaning it.
+	haltPatience = 5 * time.Second
+)
+
+// haltWatch notices a machine that has halted for good.
+type haltWatch struct {
+	// asked has room for one: more lines ask for nothing more.
+	asked  chan struct{}
+	active atomic.Bool
+}
+
+// line is told every line of the serial console.
+func (w *haltWatch) line(text []byte) {
+	for _, marker := range haltMarkers {
+		if bytes.HasSuffix(bytes.TrimRight(text, "\r "), marker) {
+			select {
+			case w.asked <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// watchHalt ends the machine once all its vCPUs have halted for good. It is
+// the goroutine of a running machine and ends with it.
+func (m *Machine) watchHalt() {
+	for {
+		select {
+		case <-m.ending:
+			return
+		case <-m.halt.asked:
+		}
+		m.halt.active.Store(true)
+		for deadline := time.Now().Add(haltPatience); time.Now().Before(deadline); {
+			for _, v := range m.vcpus {
+				v.vcpu.Kick()
+			}
+			select {
+			case <-m.ending:
+				return
+			case <-time.After(haltPoll):
+			}
+			if m.allDead() {
+				m.end(Shutdown{}, nil)
+				return
+			}
+		}
+		m.halt.active.Store(false)
+	}
+}
+
+func (m *Machine) allDead() bool {
+	for _, v := range m.vcpus {
+		if !v.dead.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// lookDead notes whether the vCPU waits, in HLT, for an interrupt that it has
+// disabled, or was never started. Called on the vCPU's own thread, outside
+// KVM_RUN.
+func (v *vcpu) lookDead() {
+	state, err := v.vcpu.MPState()
+	if err != nil {
+		v.m.log.Warn("vCPU cannot be looked at", "cpu", v.index, "err", err)
+		return
+	}
+	const interruptFlag = 1 << 9 // RFLAGS.IF
+	v.dead.Store(state == kvm.MPUninitialized ||
+		state == kvm.MPHalted && v.regs().RFLAGS&interruptFlag == 0)
+}
