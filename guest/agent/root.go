@@ -61,6 +61,7 @@ func enterRoot(r *proto.SetupRequest) (*root, error) {
 			return nil, err
 		}
 	}
+	readAhead(lower)
 	if err := mount("/dev/"+lower, lowerDir, "erofs", unix.MS_RDONLY, ""); err != nil {
 		return nil, err
 	}
@@ -82,6 +83,17 @@ func enterRoot(r *proto.SetupRequest) (*root, error) {
 	}
 	mounted.mountedNs = monotonic()
 	return mounted, nil
+}
+
+// rootReadAhead, in KiB: the image is most likely in the host's page cache, so
+// what a request costs is its VM exit, and programs are read from one end to
+// the other (the first command was measured to start a third sooner than with
+// the kernel's 128).
+const rootReadAhead = "1024"
+
+// readAhead is a wish: the disk works without.
+func readAhead(disk string) {
+	_ = os.WriteFile("/sys/block/"+disk+"/queue/read_ahead_kb", []byte(rootReadAhead), 0)
 }
 
 func mountUpper(m *root, disk string, tmpfsBytes uint64) error {
