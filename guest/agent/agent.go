@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/log"
@@ -45,6 +46,7 @@ type Agent struct {
 	conns   *connQueue
 	cgroups *cgroups // set by Setup, before ready
 	chunks  chunkPool
+	patches patcher
 
 	shutdown sync.Once
 	// execConns counts the connections that carry an Exec. A caller closes its
@@ -60,6 +62,7 @@ type Agent struct {
 	serial         uint64                // of the last execution
 	defaultEnv     []string
 	defaultRlimits []*proto.Rlimit
+	stopSignal     syscall.Signal
 }
 
 type setupState int
@@ -68,6 +71,7 @@ const (
 	setupNone setupState = iota
 	setupRunning
 	setupFailed
+	setupHeld // patches may come; no command runs yet
 	setupDone
 )
 
@@ -83,8 +87,9 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{
 		log: c.Log, config: c, server: server,
-		conns: newConnQueue(),
-		execs: map[string]*execution{},
+		conns:   newConnQueue(),
+		execs:   map[string]*execution{},
+		patches: patcher{root: -1}, stopSignal: syscall.SIGTERM,
 	}
 	a.reaper = newReaper(a.orphanReaped)
 	a.phases.InitNs = monotonic()

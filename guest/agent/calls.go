@@ -42,10 +42,16 @@ func (a *Agent) Setup(_ context.Context, r *proto.SetupRequest) (_ *proto.SetupR
 	a.mu.Lock()
 	a.cgroups = cg
 	a.defaultEnv, a.defaultRlimits = r.GetEnv(), r.GetRlimits()
+	if sig := r.GetStopSignal(); sig != 0 {
+		a.stopSignal = syscall.Signal(sig)
+	}
 	a.phases.ReadyNs = monotonic()
 	resp.Phases = a.phasesLocked()
 	a.mu.Unlock()
 	state = setupDone
+	if r.GetHold() {
+		state = setupHeld
+	}
 	return resp, nil
 }
 

@@ -3,11 +3,9 @@ package agent
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -38,21 +36,7 @@ type root struct {
 // enterRoot mounts the disks, joins them and makes the result the root of the
 // agent and of all that it starts.
 func enterRoot(r *proto.SetupRequest) (*root, error) {
-	serial := func(given, def string) string {
-		if given == "" {
-			return def
-		}
-		return given
-	}
-	rootSerial := serial(r.GetRootSerial(), defaultRootSerial)
-	lower, err := findDisk("/sys/block", rootSerial)
-	if err != nil {
-		return nil, err
-	}
-	if lower == "" {
-		return nil, &Error{Op: "find root disk", Err: fmt.Errorf("no virtio-blk disk has the serial %q", rootSerial)}
-	}
-	upper, err := findDisk("/sys/block", serial(r.GetUpperSerial(), defaultUpperSerial))
+	disk, fstype, err := findRoot(r)
 	if err != nil {
 		return nil, err
 	}
@@ -61,21 +45,13 @@ func enterRoot(r *proto.SetupRequest) (*root, error) {
 			return nil, err
 		}
 	}
-	readAhead(lower)
-	if err := mount("/dev/"+lower, lowerDir, "erofs", unix.MS_RDONLY, ""); err != nil {
-		return nil, err
+	mounted := &root{}
+	if r.GetRootMode() == proto.RootMode_DIRECT {
+		err = mounted.mountDirect(disk, fstype)
+	} else {
+		err = mounted.mountOverlay(r, disk, fstype)
 	}
-	mounted := &root{tmpfsUpper: upper == ""}
-	if err := mountUpper(mounted, upper, r.GetUpperTmpfsBytes()); err != nil {
-		return nil, err
-	}
-	for _, d := range []string{upperDir + "/upper", upperDir + "/work"} {
-		if err := os.Mkdir(d, 0o755); err != nil && !os.IsExist(err) {
-			return nil, err
-		}
-	}
-	options := "lowerdir=" + lowerDir + ",upperdir=" + upperDir + "/upper,workdir=" + upperDir + "/work"
-	if err := mount("overlay", rootDir, "overlay", 0, options); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if err := switchRoot(rootDir); err != nil {
@@ -83,6 +59,70 @@ func enterRoot(r *proto.SetupRequest) (*root, error) {
 	}
 	mounted.mountedNs = monotonic()
 	return mounted, nil
+}
+
+// mountDirect makes a disk the root as it is.
+func (m *root) mountDirect(disk, fstype string) (err error) {
+	if err := mount("/dev/"+disk, rootDir, fstype, unix.MS_NOATIME, ""); err != nil {
+		return err
+	}
+	m.upper, err = os.Open(rootDir)
+	return err
+}
+
+// mountOverlay puts the upper over the root disk.
+func (m *root) mountOverlay(r *proto.SetupRequest, disk, fstype string) error {
+	upper, err := findDisk(sysBlock, serial(r.GetUpperSerial(), defaultUpperSerial))
+	if err != nil {
+		return err
+	}
+	readAhead(disk)
+	options := ""
+	if fstype == "ext4" {
+		// The disk refuses writes, so a journal that was left behind cannot be
+		// replayed: what it holds is missed, as after a power failure.
+		options = "noload"
+	}
+	if err := mount("/dev/"+disk, lowerDir, fstype, unix.MS_RDONLY, options); err != nil {
+		return err
+	}
+	m.tmpfsUpper = upper == ""
+	if err := mountUpper(m, upper, r.GetUpperTmpfsBytes()); err != nil {
+		return err
+	}
+	if err := os.Mkdir(upperDir+"/work", 0o755); err != nil && !os.IsExist(err) {
+		return err
+	}
+	switch err := os.Mkdir(upperDir+"/upper", 0o755); {
+	case err == nil:
+		// The root directory's own attributes are the upper's.
+		if err := copyRootAttributes(lowerDir, upperDir+"/upper"); err != nil {
+			return err
+		}
+	case !os.IsExist(err):
+		return err
+	}
+	options = "lowerdir=" + lowerDir + ",upperdir=" + upperDir + "/upper,workdir=" + upperDir + "/work"
+	return mount("overlay", rootDir, "overlay", 0, options)
+}
+
+// copyRootAttributes gives a new upper's root the owner, mode and times of the
+// image's.
+func copyRootAttributes(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(from, &st); err != nil {
+		return &Error{Op: "stat", Path: from, Err: err}
+	}
+	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return &Error{Op: "chown", Path: to, Err: err}
+	}
+	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+		return &Error{Op: "chmod", Path: to, Err: err}
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, 0); err != nil {
+		return &Error{Op: "utimes", Path: to, Err: err}
+	}
+	return nil
 }
 
 // rootReadAhead, in KiB: the image is most likely in the host's page cache, so
@@ -136,21 +176,6 @@ func switchRoot(dir string) error {
 		return &Error{Op: "chroot", Path: dir, Err: err}
 	}
 	return os.Chdir("/")
-}
-
-// findDisk returns the name of the disk with a serial, "" if there is none.
-func findDisk(sysBlock, serial string) (string, error) {
-	entries, err := os.ReadDir(sysBlock)
-	if err != nil {
-		return "", err
-	}
-	for _, e := range entries {
-		got, err := os.ReadFile(sysBlock + "/" + e.Name() + "/serial")
-		if err == nil && strings.TrimRight(string(got), "\x00\n ") == serial {
-			return e.Name(), nil
-		}
-	}
-	return "", nil
 }
 
 func mount(source, target, fstype string, flags uintptr, data string) error {

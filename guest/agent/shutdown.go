@@ -28,15 +28,17 @@ func (a *Agent) Shutdown(_ context.Context, r *proto.ShutdownRequest) (_ *proto.
 	return &proto.Empty{}, nil
 }
 
-// Stop ends all commands, SIGTERM first, and powers off. A second call waits
+// Stop ends all commands, the stop signal (SIGTERM unless Setup said otherwise)
+// first, and powers off. A second call waits
 // for the first.
 func (a *Agent) Stop(code uint8, grace time.Duration) {
 	a.shutdown.Do(func() {
 		a.mu.Lock()
 		a.draining = true
+		signal := a.stopSignal
 		a.mu.Unlock()
 		if grace > 0 {
-			a.signalAll(syscall.SIGTERM)
+			a.signalAll(signal)
 			a.waitEmpty(grace)
 		}
 		a.killEverything()

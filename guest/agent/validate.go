@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
@@ -99,6 +100,12 @@ func validateSetup(r *proto.SetupRequest) error {
 	}
 	if _, err := parseRlimits(r.GetRlimits()); err != nil {
 		return &Error{Op: "setup", Err: err}
+	}
+	if sig := r.GetStopSignal(); sig < 0 || sig > 64 {
+		return &Error{Op: "setup", Err: errString("the stop signal is not in 1 to 64")}
+	}
+	if !knownRootType(r.GetRootFstype()) {
+		return &Error{Op: "setup", Err: fmt.Errorf("the kernel has no file system %q for a root; use one of %s", shorten(r.GetRootFstype()), strings.Join(rootTypes, ", "))}
 	}
 	return nil
 }

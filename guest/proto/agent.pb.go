@@ -25,6 +25,113 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type RootMode int32
+
+const (
+	RootMode_OVERLAY RootMode = 0 // the root disk is read only; writes go to the upper
+	RootMode_DIRECT  RootMode = 1 // writes go to the root disk itself
+)
+
+// Enum value maps for RootMode.
+var (
+	RootMode_name = map[int32]string{
+		0: "OVERLAY",
+		1: "DIRECT",
+	}
+	RootMode_value = map[string]int32{
+		"OVERLAY": 0,
+		"DIRECT":  1,
+	}
+)
+
+func (x RootMode) Enum() *RootMode {
+	p := new(RootMode)
+	*p = x
+	return p
+}
+
+func (x RootMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RootMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[0].Descriptor()
+}
+
+func (RootMode) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[0]
+}
+
+func (x RootMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RootMode.Descriptor instead.
+func (RootMode) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{0}
+}
+
+type PatchRequest_Kind int32
+
+const (
+	PatchRequest_NONE    PatchRequest_Kind = 0
+	PatchRequest_FILE    PatchRequest_Kind = 1 // a new regular file that begins with data
+	PatchRequest_APPEND  PatchRequest_Kind = 2 // data at the end of an existing file
+	PatchRequest_DATA    PatchRequest_Kind = 3 // more of the FILE or APPEND before
+	PatchRequest_MKDIR   PatchRequest_Kind = 4 // with its parents; an existing directory is only given what has_mode and has_owner say
+	PatchRequest_SYMLINK PatchRequest_Kind = 5
+	PatchRequest_REMOVE  PatchRequest_Kind = 6 // of a file or a whole tree; nothing there is no error
+)
+
+// Enum value maps for PatchRequest_Kind.
+var (
+	PatchRequest_Kind_name = map[int32]string{
+		0: "NONE",
+		1: "FILE",
+		2: "APPEND",
+		3: "DATA",
+		4: "MKDIR",
+		5: "SYMLINK",
+		6: "REMOVE",
+	}
+	PatchRequest_Kind_value = map[string]int32{
+		"NONE":    0,
+		"FILE":    1,
+		"APPEND":  2,
+		"DATA":    3,
+		"MKDIR":   4,
+		"SYMLINK": 5,
+		"REMOVE":  6,
+	}
+)
+
+func (x PatchRequest_Kind) Enum() *PatchRequest_Kind {
+	p := new(PatchRequest_Kind)
+	*p = x
+	return p
+}
+
+func (x PatchRequest_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PatchRequest_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[1].Descriptor()
+}
+
+func (PatchRequest_Kind) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[1]
+}
+
+func (x PatchRequest_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PatchRequest_Kind.Descriptor instead.
+func (PatchRequest_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{2, 0}
+}
+
 type StartFailure_Kind int32
 
 const (
@@ -82,11 +189,11 @@ func (x StartFailure_Kind) String() string {
 }
 
 func (StartFailure_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_proto_enumTypes[0].Descriptor()
+	return file_agent_proto_enumTypes[2].Descriptor()
 }
 
 func (StartFailure_Kind) Type() protoreflect.EnumType {
-	return &file_agent_proto_enumTypes[0]
+	return &file_agent_proto_enumTypes[2]
 }
 
 func (x StartFailure_Kind) Number() protoreflect.EnumNumber {
@@ -95,7 +202,7 @@ func (x StartFailure_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StartFailure_Kind.Descriptor instead.
 func (StartFailure_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10, 0}
+	return file_agent_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type Empty struct {
@@ -144,6 +251,10 @@ type SetupRequest struct {
 	UpperSerial     string                 `protobuf:"bytes,6,opt,name=upper_serial,json=upperSerial,proto3" json:"upper_serial,omitempty"`                // virtio-blk serial of the ext4 disk; "" is "upper"; no such disk: tmpfs
 	UpperTmpfsBytes uint64                 `protobuf:"varint,7,opt,name=upper_tmpfs_bytes,json=upperTmpfsBytes,proto3" json:"upper_tmpfs_bytes,omitempty"` // size of a tmpfs upper; 0 is the kernel's default, half the memory
 	Nameservers     []string               `protobuf:"bytes,8,rep,name=nameservers,proto3" json:"nameservers,omitempty"`                                   // for /etc/resolv.conf if the image has none
+	RootFstype      string                 `protobuf:"bytes,9,opt,name=root_fstype,json=rootFstype,proto3" json:"root_fstype,omitempty"`                   // "" is erofs; "auto" is what the disk, or the largest partition that has one, holds
+	RootMode        RootMode               `protobuf:"varint,10,opt,name=root_mode,json=rootMode,proto3,enum=sandpit.agent.v1.RootMode" json:"root_mode,omitempty"`
+	StopSignal      int32                  `protobuf:"varint,11,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"` // what asks commands to end at a shutdown; 0 is SIGTERM
+	Hold            bool                   `protobuf:"varint,12,opt,name=hold,proto3" json:"hold,omitempty"`                               // execs are refused until a PatchRequest is done
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -234,6 +345,161 @@ func (x *SetupRequest) GetNameservers() []string {
 	return nil
 }
 
+func (x *SetupRequest) GetRootFstype() string {
+	if x != nil {
+		return x.RootFstype
+	}
+	return ""
+}
+
+func (x *SetupRequest) GetRootMode() RootMode {
+	if x != nil {
+		return x.RootMode
+	}
+	return RootMode_OVERLAY
+}
+
+func (x *SetupRequest) GetStopSignal() int32 {
+	if x != nil {
+		return x.StopSignal
+	}
+	return 0
+}
+
+func (x *SetupRequest) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
+// PatchRequest is one change, or a piece of one: a file of any size is a FILE
+// followed by DATA. Names are within the root file system and absolute; no
+// symbolic link on the way leads out of it.
+type PatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          PatchRequest_Kind      `protobuf:"varint,1,opt,name=kind,proto3,enum=sandpit.agent.v1.PatchRequest_Kind" json:"kind,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`        // at most 1 MiB
+	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`    // of a SYMLINK
+	Replace       bool                   `protobuf:"varint,5,opt,name=replace,proto3" json:"replace,omitempty"` // what is there is removed first; otherwise it is an error
+	HasMode       bool                   `protobuf:"varint,6,opt,name=has_mode,json=hasMode,proto3" json:"has_mode,omitempty"`
+	Mode          uint32                 `protobuf:"varint,7,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits; without has_mode 0644, 0755 for directories
+	HasOwner      bool                   `protobuf:"varint,8,opt,name=has_owner,json=hasOwner,proto3" json:"has_owner,omitempty"`
+	Uid           uint32                 `protobuf:"varint,9,opt,name=uid,proto3" json:"uid,omitempty"` // without has_owner root
+	Gid           uint32                 `protobuf:"varint,10,opt,name=gid,proto3" json:"gid,omitempty"`
+	Done          bool                   `protobuf:"varint,11,opt,name=done,proto3" json:"done,omitempty"` // the last patch: from here on execs are accepted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PatchRequest) Reset() {
+	*x = PatchRequest{}
+	mi := &file_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PatchRequest) ProtoMessage() {}
+
+func (x *PatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PatchRequest.ProtoReflect.Descriptor instead.
+func (*PatchRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PatchRequest) GetKind() PatchRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return PatchRequest_NONE
+}
+
+func (x *PatchRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PatchRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *PatchRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *PatchRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *PatchRequest) GetHasMode() bool {
+	if x != nil {
+		return x.HasMode
+	}
+	return false
+}
+
+func (x *PatchRequest) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *PatchRequest) GetHasOwner() bool {
+	if x != nil {
+		return x.HasOwner
+	}
+	return false
+}
+
+func (x *PatchRequest) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *PatchRequest) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *PatchRequest) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type SetupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KernelRelease string                 `protobuf:"bytes,1,opt,name=kernel_release,json=kernelRelease,proto3" json:"kernel_release,omitempty"` // uname -r
@@ -245,7 +511,7 @@ type SetupResponse struct {
 
 func (x *SetupResponse) Reset() {
 	*x = SetupResponse{}
-	mi := &file_agent_proto_msgTypes[2]
+	mi := &file_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +523,7 @@ func (x *SetupResponse) String() string {
 func (*SetupResponse) ProtoMessage() {}
 
 func (x *SetupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[2]
+	mi := &file_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +536,7 @@ func (x *SetupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupResponse.ProtoReflect.Descriptor instead.
 func (*SetupResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{2}
+	return file_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetupResponse) GetKernelRelease() string {
@@ -309,7 +575,7 @@ type Phases struct {
 
 func (x *Phases) Reset() {
 	*x = Phases{}
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -321,7 +587,7 @@ func (x *Phases) String() string {
 func (*Phases) ProtoMessage() {}
 
 func (x *Phases) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -334,7 +600,7 @@ func (x *Phases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phases.ProtoReflect.Descriptor instead.
 func (*Phases) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Phases) GetInitNs() int64 {
@@ -386,7 +652,7 @@ type Rlimit struct {
 
 func (x *Rlimit) Reset() {
 	*x = Rlimit{}
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +664,7 @@ func (x *Rlimit) String() string {
 func (*Rlimit) ProtoMessage() {}
 
 func (x *Rlimit) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +677,7 @@ func (x *Rlimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rlimit.ProtoReflect.Descriptor instead.
 func (*Rlimit) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Rlimit) GetName() string {
@@ -457,7 +723,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +735,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +748,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExecInput) GetInput() isExecInput_Input {
@@ -620,7 +886,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +898,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +911,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExecStart) GetId() string {
@@ -746,7 +1012,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1024,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1037,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecOutput) GetOutput() isExecOutput_Output {
@@ -899,7 +1165,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1177,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1190,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -948,7 +1214,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1226,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1239,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1029,7 +1295,7 @@ type StartFailure struct {
 
 func (x *StartFailure) Reset() {
 	*x = StartFailure{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1307,7 @@ func (x *StartFailure) String() string {
 func (*StartFailure) ProtoMessage() {}
 
 func (x *StartFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1320,7 @@ func (x *StartFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartFailure.ProtoReflect.Descriptor instead.
 func (*StartFailure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StartFailure) GetKind() StartFailure_Kind {
@@ -1090,7 +1356,7 @@ type StdinError struct {
 
 func (x *StdinError) Reset() {
 	*x = StdinError{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1368,7 @@ func (x *StdinError) String() string {
 func (*StdinError) ProtoMessage() {}
 
 func (x *StdinError) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1381,7 @@ func (x *StdinError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdinError.ProtoReflect.Descriptor instead.
 func (*StdinError) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StdinError) GetErrno() int32 {
@@ -1135,7 +1401,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1413,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1426,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SignalRequest) GetId() string {
@@ -1188,7 +1454,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1466,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1479,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResizeRequest) GetId() string {
@@ -1246,7 +1512,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1524,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1537,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetClockRequest) GetWallClockNs() int64 {
@@ -1289,7 +1555,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1567,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1580,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 type PingResponse struct {
@@ -1329,7 +1595,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1607,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1620,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PingResponse) GetProtocol() uint32 {
@@ -1395,7 +1661,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1673,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1686,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ShutdownRequest) GetCode() uint32 {
@@ -1442,7 +1708,7 @@ var File_agent_proto protoreflect.FileDescriptor
 const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"\vagent.proto\x12\x10sandpit.agent.v1\"\a\n" +
-	"\x05Empty\"\xa6\x02\n" +
+	"\x05Empty\"\xb5\x03\n" +
 	"\fSetupRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\"\n" +
 	"\rwall_clock_ns\x18\x02 \x01(\x03R\vwallClockNs\x12\x10\n" +
@@ -1452,7 +1718,37 @@ const file_agent_proto_rawDesc = "" +
 	"rootSerial\x12!\n" +
 	"\fupper_serial\x18\x06 \x01(\tR\vupperSerial\x12*\n" +
 	"\x11upper_tmpfs_bytes\x18\a \x01(\x04R\x0fupperTmpfsBytes\x12 \n" +
-	"\vnameservers\x18\b \x03(\tR\vnameservers\"\x89\x01\n" +
+	"\vnameservers\x18\b \x03(\tR\vnameservers\x12\x1f\n" +
+	"\vroot_fstype\x18\t \x01(\tR\n" +
+	"rootFstype\x127\n" +
+	"\troot_mode\x18\n" +
+	" \x01(\x0e2\x1a.sandpit.agent.v1.RootModeR\brootMode\x12\x1f\n" +
+	"\vstop_signal\x18\v \x01(\x05R\n" +
+	"stopSignal\x12\x12\n" +
+	"\x04hold\x18\f \x01(\bR\x04hold\"\xfb\x02\n" +
+	"\fPatchRequest\x127\n" +
+	"\x04kind\x18\x01 \x01(\x0e2#.sandpit.agent.v1.PatchRequest.KindR\x04kind\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\x12\x18\n" +
+	"\areplace\x18\x05 \x01(\bR\areplace\x12\x19\n" +
+	"\bhas_mode\x18\x06 \x01(\bR\ahasMode\x12\x12\n" +
+	"\x04mode\x18\a \x01(\rR\x04mode\x12\x1b\n" +
+	"\thas_owner\x18\b \x01(\bR\bhasOwner\x12\x10\n" +
+	"\x03uid\x18\t \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\n" +
+	" \x01(\rR\x03gid\x12\x12\n" +
+	"\x04done\x18\v \x01(\bR\x04done\"T\n" +
+	"\x04Kind\x12\b\n" +
+	"\x04NONE\x10\x00\x12\b\n" +
+	"\x04FILE\x10\x01\x12\n" +
+	"\n" +
+	"\x06APPEND\x10\x02\x12\b\n" +
+	"\x04DATA\x10\x03\x12\t\n" +
+	"\x05MKDIR\x10\x04\x12\v\n" +
+	"\aSYMLINK\x10\x05\x12\n" +
+	"\n" +
+	"\x06REMOVE\x10\x06\"\x89\x01\n" +
 	"\rSetupResponse\x12%\n" +
 	"\x0ekernel_release\x18\x01 \x01(\tR\rkernelRelease\x12\x1f\n" +
 	"\vtmpfs_upper\x18\x02 \x01(\bR\n" +
@@ -1551,9 +1847,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x05execs\x18\x04 \x01(\rR\x05execs\"@\n" +
 	"\x0fShutdownRequest\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x19\n" +
-	"\bgrace_ns\x18\x02 \x01(\x03R\agraceNs2\xf7\x03\n" +
+	"\bgrace_ns\x18\x02 \x01(\x03R\agraceNs*#\n" +
+	"\bRootMode\x12\v\n" +
+	"\aOVERLAY\x10\x00\x12\n" +
+	"\n" +
+	"\x06DIRECT\x10\x012\xb9\x04\n" +
 	"\x05Agent\x12H\n" +
-	"\x05Setup\x12\x1e.sandpit.agent.v1.SetupRequest\x1a\x1f.sandpit.agent.v1.SetupResponse\x12E\n" +
+	"\x05Setup\x12\x1e.sandpit.agent.v1.SetupRequest\x1a\x1f.sandpit.agent.v1.SetupResponse\x12@\n" +
+	"\x05Patch\x12\x1e.sandpit.agent.v1.PatchRequest\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
 	"\x04Exec\x12\x1b.sandpit.agent.v1.ExecInput\x1a\x1c.sandpit.agent.v1.ExecOutput(\x010\x01\x12B\n" +
 	"\x06Signal\x12\x1f.sandpit.agent.v1.SignalRequest\x1a\x17.sandpit.agent.v1.Empty\x12B\n" +
 	"\x06Resize\x12\x1f.sandpit.agent.v1.ResizeRequest\x1a\x17.sandpit.agent.v1.Empty\x12F\n" +
@@ -1573,59 +1874,66 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_agent_proto_goTypes = []any{
-	(StartFailure_Kind)(0),  // 0: sandpit.agent.v1.StartFailure.Kind
-	(*Empty)(nil),           // 1: sandpit.agent.v1.Empty
-	(*SetupRequest)(nil),    // 2: sandpit.agent.v1.SetupRequest
-	(*SetupResponse)(nil),   // 3: sandpit.agent.v1.SetupResponse
-	(*Phases)(nil),          // 4: sandpit.agent.v1.Phases
-	(*Rlimit)(nil),          // 5: sandpit.agent.v1.Rlimit
-	(*ExecInput)(nil),       // 6: sandpit.agent.v1.ExecInput
-	(*ExecStart)(nil),       // 7: sandpit.agent.v1.ExecStart
-	(*ExecOutput)(nil),      // 8: sandpit.agent.v1.ExecOutput
-	(*ExecStarted)(nil),     // 9: sandpit.agent.v1.ExecStarted
-	(*ExecExit)(nil),        // 10: sandpit.agent.v1.ExecExit
-	(*StartFailure)(nil),    // 11: sandpit.agent.v1.StartFailure
-	(*StdinError)(nil),      // 12: sandpit.agent.v1.StdinError
-	(*SignalRequest)(nil),   // 13: sandpit.agent.v1.SignalRequest
-	(*ResizeRequest)(nil),   // 14: sandpit.agent.v1.ResizeRequest
-	(*SetClockRequest)(nil), // 15: sandpit.agent.v1.SetClockRequest
-	(*PingRequest)(nil),     // 16: sandpit.agent.v1.PingRequest
-	(*PingResponse)(nil),    // 17: sandpit.agent.v1.PingResponse
-	(*ShutdownRequest)(nil), // 18: sandpit.agent.v1.ShutdownRequest
+	(RootMode)(0),           // 0: sandpit.agent.v1.RootMode
+	(PatchRequest_Kind)(0),  // 1: sandpit.agent.v1.PatchRequest.Kind
+	(StartFailure_Kind)(0),  // 2: sandpit.agent.v1.StartFailure.Kind
+	(*Empty)(nil),           // 3: sandpit.agent.v1.Empty
+	(*SetupRequest)(nil),    // 4: sandpit.agent.v1.SetupRequest
+	(*PatchRequest)(nil),    // 5: sandpit.agent.v1.PatchRequest
+	(*SetupResponse)(nil),   // 6: sandpit.agent.v1.SetupResponse
+	(*Phases)(nil),          // 7: sandpit.agent.v1.Phases
+	(*Rlimit)(nil),          // 8: sandpit.agent.v1.Rlimit
+	(*ExecInput)(nil),       // 9: sandpit.agent.v1.ExecInput
+	(*ExecStart)(nil),       // 10: sandpit.agent.v1.ExecStart
+	(*ExecOutput)(nil),      // 11: sandpit.agent.v1.ExecOutput
+	(*ExecStarted)(nil),     // 12: sandpit.agent.v1.ExecStarted
+	(*ExecExit)(nil),        // 13: sandpit.agent.v1.ExecExit
+	(*StartFailure)(nil),    // 14: sandpit.agent.v1.StartFailure
+	(*StdinError)(nil),      // 15: sandpit.agent.v1.StdinError
+	(*SignalRequest)(nil),   // 16: sandpit.agent.v1.SignalRequest
+	(*ResizeRequest)(nil),   // 17: sandpit.agent.v1.ResizeRequest
+	(*SetClockRequest)(nil), // 18: sandpit.agent.v1.SetClockRequest
+	(*PingRequest)(nil),     // 19: sandpit.agent.v1.PingRequest
+	(*PingResponse)(nil),    // 20: sandpit.agent.v1.PingResponse
+	(*ShutdownRequest)(nil), // 21: sandpit.agent.v1.ShutdownRequest
 }
 var file_agent_proto_depIdxs = []int32{
-	5,  // 0: sandpit.agent.v1.SetupRequest.rlimits:type_name -> sandpit.agent.v1.Rlimit
-	4,  // 1: sandpit.agent.v1.SetupResponse.phases:type_name -> sandpit.agent.v1.Phases
-	7,  // 2: sandpit.agent.v1.ExecInput.start:type_name -> sandpit.agent.v1.ExecStart
-	5,  // 3: sandpit.agent.v1.ExecStart.rlimits:type_name -> sandpit.agent.v1.Rlimit
-	9,  // 4: sandpit.agent.v1.ExecOutput.started:type_name -> sandpit.agent.v1.ExecStarted
-	10, // 5: sandpit.agent.v1.ExecOutput.exit:type_name -> sandpit.agent.v1.ExecExit
-	11, // 6: sandpit.agent.v1.ExecOutput.failure:type_name -> sandpit.agent.v1.StartFailure
-	12, // 7: sandpit.agent.v1.ExecOutput.stdin_error:type_name -> sandpit.agent.v1.StdinError
-	0,  // 8: sandpit.agent.v1.StartFailure.kind:type_name -> sandpit.agent.v1.StartFailure.Kind
-	4,  // 9: sandpit.agent.v1.PingResponse.phases:type_name -> sandpit.agent.v1.Phases
-	2,  // 10: sandpit.agent.v1.Agent.Setup:input_type -> sandpit.agent.v1.SetupRequest
-	6,  // 11: sandpit.agent.v1.Agent.Exec:input_type -> sandpit.agent.v1.ExecInput
-	13, // 12: sandpit.agent.v1.Agent.Signal:input_type -> sandpit.agent.v1.SignalRequest
-	14, // 13: sandpit.agent.v1.Agent.Resize:input_type -> sandpit.agent.v1.ResizeRequest
-	15, // 14: sandpit.agent.v1.Agent.SetClock:input_type -> sandpit.agent.v1.SetClockRequest
-	16, // 15: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
-	18, // 16: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
-	3,  // 17: sandpit.agent.v1.Agent.Setup:output_type -> sandpit.agent.v1.SetupResponse
-	8,  // 18: sandpit.agent.v1.Agent.Exec:output_type -> sandpit.agent.v1.ExecOutput
-	1,  // 19: sandpit.agent.v1.Agent.Signal:output_type -> sandpit.agent.v1.Empty
-	1,  // 20: sandpit.agent.v1.Agent.Resize:output_type -> sandpit.agent.v1.Empty
-	1,  // 21: sandpit.agent.v1.Agent.SetClock:output_type -> sandpit.agent.v1.Empty
-	17, // 22: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
-	1,  // 23: sandpit.agent.v1.Agent.Shutdown:output_type -> sandpit.agent.v1.Empty
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	8,  // 0: sandpit.agent.v1.SetupRequest.rlimits:type_name -> sandpit.agent.v1.Rlimit
+	0,  // 1: sandpit.agent.v1.SetupRequest.root_mode:type_name -> sandpit.agent.v1.RootMode
+	1,  // 2: sandpit.agent.v1.PatchRequest.kind:type_name -> sandpit.agent.v1.PatchRequest.Kind
+	7,  // 3: sandpit.agent.v1.SetupResponse.phases:type_name -> sandpit.agent.v1.Phases
+	10, // 4: sandpit.agent.v1.ExecInput.start:type_name -> sandpit.agent.v1.ExecStart
+	8,  // 5: sandpit.agent.v1.ExecStart.rlimits:type_name -> sandpit.agent.v1.Rlimit
+	12, // 6: sandpit.agent.v1.ExecOutput.started:type_name -> sandpit.agent.v1.ExecStarted
+	13, // 7: sandpit.agent.v1.ExecOutput.exit:type_name -> sandpit.agent.v1.ExecExit
+	14, // 8: sandpit.agent.v1.ExecOutput.failure:type_name -> sandpit.agent.v1.StartFailure
+	15, // 9: sandpit.agent.v1.ExecOutput.stdin_error:type_name -> sandpit.agent.v1.StdinError
+	2,  // 10: sandpit.agent.v1.StartFailure.kind:type_name -> sandpit.agent.v1.StartFailure.Kind
+	7,  // 11: sandpit.agent.v1.PingResponse.phases:type_name -> sandpit.agent.v1.Phases
+	4,  // 12: sandpit.agent.v1.Agent.Setup:input_type -> sandpit.agent.v1.SetupRequest
+	5,  // 13: sandpit.agent.v1.Agent.Patch:input_type -> sandpit.agent.v1.PatchRequest
+	9,  // 14: sandpit.agent.v1.Agent.Exec:input_type -> sandpit.agent.v1.ExecInput
+	16, // 15: sandpit.agent.v1.Agent.Signal:input_type -> sandpit.agent.v1.SignalRequest
+	17, // 16: sandpit.agent.v1.Agent.Resize:input_type -> sandpit.agent.v1.ResizeRequest
+	18, // 17: sandpit.agent.v1.Agent.SetClock:input_type -> sandpit.agent.v1.SetClockRequest
+	19, // 18: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
+	21, // 19: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
+	6,  // 20: sandpit.agent.v1.Agent.Setup:output_type -> sandpit.agent.v1.SetupResponse
+	3,  // 21: sandpit.agent.v1.Agent.Patch:output_type -> sandpit.agent.v1.Empty
+	11, // 22: sandpit.agent.v1.Agent.Exec:output_type -> sandpit.agent.v1.ExecOutput
+	3,  // 23: sandpit.agent.v1.Agent.Signal:output_type -> sandpit.agent.v1.Empty
+	3,  // 24: sandpit.agent.v1.Agent.Resize:output_type -> sandpit.agent.v1.Empty
+	3,  // 25: sandpit.agent.v1.Agent.SetClock:output_type -> sandpit.agent.v1.Empty
+	20, // 26: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
+	3,  // 27: sandpit.agent.v1.Agent.Shutdown:output_type -> sandpit.agent.v1.Empty
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1633,7 +1941,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[5].OneofWrappers = []any{
+	file_agent_proto_msgTypes[6].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_StdinEof)(nil),
@@ -1642,7 +1950,7 @@ func file_agent_proto_init() {
 		(*ExecInput_StdoutClosed)(nil),
 		(*ExecInput_StderrClosed)(nil),
 	}
-	file_agent_proto_msgTypes[7].OneofWrappers = []any{
+	file_agent_proto_msgTypes[8].OneofWrappers = []any{
 		(*ExecOutput_Started)(nil),
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
@@ -1656,8 +1964,8 @@ func file_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: []byte(file_agent_proto_rawDesc),
-			NumEnums:      1,
-			NumMessages:   18,
+			NumEnums:      3,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -9,6 +9,7 @@ import (
 
 type AgentService interface {
 	Setup(context.Context, *SetupRequest) (*SetupResponse, error)
+	Patch(context.Context, *PatchRequest) (*Empty, error)
 	Exec(context.Context, Agent_ExecServer) error
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
@@ -48,6 +49,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Setup(ctx, &req)
+			},
+			"Patch": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req PatchRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Patch(ctx, &req)
 			},
 			"Signal": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SignalRequest
@@ -99,6 +107,7 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 
 type AgentClient interface {
 	Setup(context.Context, *SetupRequest) (*SetupResponse, error)
+	Patch(context.Context, *PatchRequest) (*Empty, error)
 	Exec(context.Context) (Agent_ExecClient, error)
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
@@ -120,6 +129,14 @@ func NewAgentClient(client *ttrpc.Client) AgentClient {
 func (c *agentClient) Setup(ctx context.Context, req *SetupRequest) (*SetupResponse, error) {
 	var resp SetupResponse
 	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Setup", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Patch(ctx context.Context, req *PatchRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Patch", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -22,5 +22,6 @@ const (
 	MaxArgBytes  = 1 << 20  // their total size in bytes
 	MaxExecID    = 64       // length of ExecStart.id
 	MaxHostname  = 64       // length of SetupRequest.hostname
+	MaxPatchData = 1 << 20  // bytes of PatchRequest.data
 	MaxTermCells = 65535    // rows and columns of a terminal, each
 )
