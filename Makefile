@@ -8,7 +8,7 @@ RIG_PACKAGES  = qemu-system-x86
 TEST_PACKAGES = $(RIG_PACKAGES) gcc libc6-dev procps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race fuzz bench lint kernel agent image proto check clean
+.PHONY: help demo build test race fuzz bench lint kernel agent image upper proto check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ agent: ## rebuild the initramfs that holds the guest's agent
 
 image: ## rebuild the embedded default image
 	go run ./guest/defaultroot/mkroot
+
+upper: ## rebuild the template of writable disks
+	@scripts/deps.sh e2fsprogs
+	go run ./guest/upper/mkupper
 
 proto: ## regenerate the agent's protocol
 	@scripts/deps.sh protobuf-compiler

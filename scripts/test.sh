@@ -29,6 +29,7 @@ part "tests in VMs" go test -p 1 -timeout 20m -exec "$PWD/bin/kvmrig --fresh --s
 part "tests of the rig and of a program outside the module" go test -p 1 -timeout 15m "$@" ./internal/rig/... ./examples
 part "the embedded initramfs is current" go run ./guest/initramfs/mkinitramfs -check
 part "the embedded image is current" go run ./guest/defaultroot/mkroot -check
+part "the embedded upper template is current" go run ./guest/upper/mkupper -check
 
 ran=$(wc -l <"$SANDPIT_VMTEST_LOG")
 echo "VM tests that ran: $ran"

@@ -1,6 +1,7 @@
 // Package mkasset makes the files that internal/assets embeds: it compiles a
-// program for the guest, has it packed, compresses the result and generates the
-// Go constants that go with it, always to the same bytes. Its users are commands
+// program for the guest and has it packed (or has the file made otherwise),
+// compresses the result and generates the Go constants that go with it, always
+// to the same bytes. Its users are commands
 // of a few lines.
 package mkasset
 
@@ -22,17 +23,17 @@ import (
 
 // Spec says what to make of what. Paths are relative to the module's root.
 type Spec struct {
-	Program string // the package that is compiled, "cmd/agent"
+	Program string // the package that is compiled, "cmd/agent"; "" if there is none
 	Maker   string // the package of the command that makes it, for messages
 	Dir     string // the package that embeds it
 	File    string // the file it embeds, in Dir
-	// Pack makes the file's uncompressed bytes of the program. The same program
-	// must give the same bytes.
+	// Pack makes the file's uncompressed bytes of the program, nil without one.
+	// The same program must give the same bytes.
 	Pack func(program []byte) ([]byte, error)
 }
 
 // maxSize bounds what -check decompresses.
-const maxSize = 64 << 20
+const maxSize = 256 << 20
 
 // Main is the main function of the command that makes the file:
 //
@@ -52,15 +53,20 @@ func (s Spec) run(check bool, out string) error {
 	if err != nil {
 		return err
 	}
-	program, err := s.build(root)
-	if err != nil {
-		return err
+	var program []byte
+	if s.Program != "" {
+		if program, err = s.build(root); err != nil {
+			return err
+		}
 	}
 	image, err := s.Pack(program)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: %d bytes, in %s: %d bytes, sha256 %x\n", s.Program, len(program), s.File, len(image), sha256.Sum256(image))
+	if s.Program != "" {
+		fmt.Printf("%s: %d bytes, in ", s.Program, len(program))
+	}
+	fmt.Printf("%s: %d bytes, sha256 %x\n", s.File, len(image), sha256.Sum256(image))
 	switch {
 	case out != "":
 		return os.WriteFile(out, image, 0o644)
