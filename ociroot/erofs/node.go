@@ -228,6 +228,9 @@ func (w *Writer) SetAttr(id NodeID, a Attr) error {
 // Mode returns an inode's type and permissions.
 func (w *Writer) Mode(id NodeID) uint16 { return w.node(id).mode }
 
+// FileSize returns a regular file's length, a symbolic link's too.
+func (w *Writer) FileSize(id NodeID) int64 { return w.node(id).size }
+
 // Target returns where a symbolic link points; not to be changed. It is nil for
 // other inodes.
 func (w *Writer) Target(id NodeID) []byte {
