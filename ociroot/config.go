@@ -2,6 +2,7 @@ package ociroot
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -94,7 +95,10 @@ func parseConfig(raw []byte, layers int) (Config, []v1.Hash, error) {
 	if t, err := time.Parse(time.RFC3339Nano, ic.Created); err == nil && t.Year() >= 1970 && t.Year() < 2400 {
 		c.Created = t.UTC()
 	}
-	return c, ic.RootFS.DiffIDs, c.check()
+	if err := c.check(); err != nil {
+		return Config{}, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return c, ic.RootFS.DiffIDs, nil
 }
 
 // check refuses strings that no process can be given.
@@ -102,7 +106,7 @@ func (c *Config) check() error {
 	texts := slices.Concat(c.Env, c.Entrypoint, c.Cmd, c.ExposedPorts, c.Volumes, []string{c.User, c.WorkingDir, c.StopSignal})
 	for _, s := range texts {
 		if strings.Contains(s, "\x00") {
-			return malformed("the configuration has a NUL byte in %q", clean(s))
+			return fmt.Errorf("the configuration has a NUL byte in %q", clean(s))
 		}
 	}
 	return nil

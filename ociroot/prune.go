@@ -124,17 +124,29 @@ func (s *Store) inUse(hex string) bool {
 // collect removes what is not referred to. Called with the store locked: nobody
 // can announce a need meanwhile.
 func (s *Store) collect(keep map[string]bool, p *Pruned) error {
-	leases, err := s.leased()
+	live, err := s.live(keep)
 	if err != nil {
 		return err
+	}
+	return errors.Join(
+		s.sweepRoots(live, p),
+		s.sweepBlobs(live, p),
+		s.sweepDir("partial", live, p),
+		s.sweepDir("tmp", nil, p),
+		s.sweepDir("locks", nil, p),
+	)
+}
+
+// live is everything that index.json, keep or a lease refers to. Called with the
+// store locked.
+func (s *Store) live(keep map[string]bool) (map[string]bool, error) {
+	live, err := s.leased()
+	if err != nil {
+		return nil, err
 	}
 	ix, err := s.readIndex()
 	if err != nil {
-		return err
-	}
-	live := map[string]bool{}
-	for hex := range leases {
-		live[hex] = true
+		return nil, err
 	}
 	for hex := range keep {
 		s.mark(descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: hex}, Size: -1}, live, 0)
@@ -144,12 +156,7 @@ func (s *Store) collect(keep map[string]bool, p *Pruned) error {
 			s.mark(descriptor{MediaType: string(d.MediaType), Digest: d.Digest, Size: d.Size}, live, 0)
 		}
 	}
-	var errs []error
-	errs = append(errs, s.sweepRoots(live, p), s.sweepBlobs(live, p))
-	for _, dir := range []string{"tmp", "locks"} {
-		errs = append(errs, s.sweepDir(dir, nil, p))
-	}
-	return errors.Join(append(errs, s.sweepDir("partial", leases, p))...)
+	return live, nil
 }
 
 // mark adds a manifest or an index and what it refers to. What cannot be read
