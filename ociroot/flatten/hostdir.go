@@ -45,7 +45,6 @@ type hostDir struct {
 	ctx    context.Context
 	b      *Builder
 	root   int
-	dev    uint64
 	inodes map[inode]erofs.NodeID
 	at     string // for errors
 	buf    []byte
@@ -62,9 +61,9 @@ const (
 	beneath   = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 )
 
-// open opens a file beneath dir.
-func open(dir int, name string, flags int) (int, error) {
-	how := unix.OpenHow{Flags: uint64(flags), Resolve: beneath}
+// open opens a file beneath dir, and follows no link.
+func open(dir int, name string, flags int, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags), Resolve: beneath | resolve}
 	for {
 		fd, err := unix.Openat2(dir, name, &how)
 		// EAGAIN: something was renamed while the kernel looked.
@@ -77,7 +76,7 @@ func open(dir int, name string, flags int) (int, error) {
 func (h *hostDir) walk(root int) error {
 	h.root = root
 	h.at = "."
-	fd, err := open(root, ".", openFlags|unix.O_DIRECTORY)
+	fd, err := open(root, ".", openFlags|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return os.NewSyscallError("openat2", err)
 	}
@@ -86,7 +85,6 @@ func (h *hostDir) walk(root int) error {
 		unix.Close(fd)
 		return os.NewSyscallError("fstat", err)
 	}
-	h.dev = st.Dev
 	attr, err := h.attr(&st, fd, "")
 	unix.Close(fd)
 	if err != nil {
@@ -114,24 +112,23 @@ func (h *hostDir) walk(root int) error {
 // its subdirectories.
 func (h *hostDir) readDir(d subdir) ([]subdir, error) {
 	h.at = d.path
-	fd, err := open(h.root, d.path, openFlags|unix.O_DIRECTORY)
+	fd, err := open(h.root, d.path, openFlags|unix.O_DIRECTORY, unix.RESOLVE_NO_XDEV)
+	if err == unix.EXDEV {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, os.NewSyscallError("openat2", err)
 	}
 	f := os.NewFile(uintptr(fd), d.path)
 	defer f.Close()
-	names, err := f.Readdirnames(-1)
+	names, err := h.names(f)
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(names)
 	var below []subdir
 	for _, name := range names {
 		h.at = path.Join(d.path, name)
 		if err := h.ctx.Err(); err != nil {
-			return nil, err
-		}
-		if err := h.b.count(); err != nil {
 			return nil, err
 		}
 		isDir, err := h.add(fd, d.entry, name)
@@ -145,7 +142,28 @@ func (h *hostDir) readDir(d subdir) ([]subdir, error) {
 	return below, nil
 }
 
-// add adds an entry of a directory, and says if it is a subdirectory to read.
+// names reads a directory, and sorts and counts what it holds.
+func (h *hostDir) names(f *os.File) ([]string, error) {
+	var names []string
+	for {
+		more, err := f.Readdirnames(1 << 12)
+		for range more {
+			if err := h.b.count(); err != nil {
+				return nil, err
+			}
+		}
+		names = append(names, more...)
+		switch {
+		case err == io.EOF:
+			slices.Sort(names)
+			return names, nil
+		case err != nil:
+			return nil, err
+		}
+	}
+}
+
+// add adds an entry of a directory, and says if it is a subdirectory.
 func (h *hostDir) add(dirfd int, dir uint32, name string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -166,7 +184,7 @@ func (h *hostDir) add(dirfd int, dir uint32, name string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		return st.Dev == h.dev, h.b.putDir(dir, []byte(name), attr)
+		return true, h.b.putDir(dir, []byte(name), attr)
 	case unix.S_IFLNK:
 		id, err = h.symlink(dirfd, name, &st)
 	case unix.S_IFSOCK:
@@ -194,7 +212,7 @@ func (h *hostDir) add(dirfd int, dir uint32, name string) (bool, error) {
 
 // file adds a regular file, as it is once open.
 func (h *hostDir) file(dirfd int, name string, st *unix.Stat_t) (erofs.NodeID, error) {
-	fd, err := open(dirfd, name, openFlags)
+	fd, err := open(dirfd, name, openFlags, 0)
 	if err != nil {
 		return 0, os.NewSyscallError("openat2", err)
 	}
@@ -274,7 +292,7 @@ func (h *hostDir) symlink(dirfd int, name string, st *unix.Stat_t) (erofs.NodeID
 
 // openAttr is the attributes of a directory.
 func (h *hostDir) openAttr(dirfd int, name string, st *unix.Stat_t) (erofs.Attr, error) {
-	fd, err := open(dirfd, name, openFlags|unix.O_DIRECTORY)
+	fd, err := open(dirfd, name, openFlags|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return erofs.Attr{}, os.NewSyscallError("openat2", err)
 	}
