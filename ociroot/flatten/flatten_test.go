@@ -4,15 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,54 +90,6 @@ func fsck(t testing.TB, path string) {
 	}
 	out, err := exec.Command("fsck.erofs", "--extract", path).CombinedOutput()
 	require.NoError(t, err, "fsck.erofs: %s; if it is missing: apt-get install erofs-utils", out)
-}
-
-// manifest describes a tree, a line for each name.
-func manifest(t testing.TB, f *os.File) []string {
-	fsys, err := oracle.Open(f)
-	require.NoError(t, err)
-	var lines []string
-	err = fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
-		require.NoError(t, err, p)
-		info, err := fs.Lstat(fsys, p)
-		require.NoError(t, err)
-		s := info.Sys().(*oracle.Stat)
-		line := fmt.Sprintf("%q %v %d:%d %d.%09d n%d", p, info.Mode(), s.UID, s.GID, int64(s.Mtime), s.MtimeNs, s.Nlink)
-		switch {
-		case info.Mode().IsRegular():
-			r, err := fsys.Open(p)
-			require.NoError(t, err)
-			h := sha256.New()
-			n, err := io.Copy(h, r)
-			require.NoError(t, err)
-			require.Equal(t, s.Size, n)
-			require.NoError(t, r.Close())
-			line += fmt.Sprintf(" %d %x", n, h.Sum(nil)[:8])
-		case info.Mode()&fs.ModeSymlink != 0:
-			target, err := fs.ReadLink(fsys, p)
-			require.NoError(t, err)
-			line += fmt.Sprintf(" -> %q", target)
-		case info.Mode()&fs.ModeDevice != 0:
-			line += fmt.Sprintf(" %#x", s.Rdev)
-		}
-		for _, k := range slices.Sorted(keys(s.Xattrs)) {
-			line += fmt.Sprintf(" %s=%q", k, s.Xattrs[k])
-		}
-		lines = append(lines, line)
-		return nil
-	})
-	require.NoError(t, err)
-	return lines
-}
-
-func keys(m map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // flat flattens layers and returns the tree in short: "name" for files and

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	oracle "github.com/erofs/go-erofs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -72,4 +74,66 @@ func xattrLine(t testing.TB, path string) string {
 		line += fmt.Sprintf(" %s=%x", name, buf[:n])
 	}
 	return line
+}
+
+// imageManifest describes an image as treeManifest describes a directory, by
+// way of an EROFS reader that is not ours.
+func imageManifest(t testing.TB, f *os.File) []string {
+	fsys, err := oracle.Open(f)
+	require.NoError(t, err)
+	var lines []string
+	err = fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
+		require.NoError(t, err, p)
+		info, err := fs.Lstat(fsys, p)
+		require.NoError(t, err)
+		s := info.Sys().(*oracle.Stat)
+		line := fmt.Sprintf("%q %o %d:%d n%d %d.%09d", p, unixMode(s.Mode), s.UID, s.GID, s.Nlink, int64(s.Mtime), s.MtimeNs)
+		switch {
+		case info.Mode().IsRegular():
+			r, err := fsys.Open(p)
+			require.NoError(t, err)
+			h := sha256.New()
+			n, err := io.Copy(h, r)
+			require.NoError(t, err, p)
+			require.Equal(t, s.Size, n)
+			require.NoError(t, r.Close())
+			line += fmt.Sprintf(" %d %x", n, h.Sum(nil)[:12])
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := fs.ReadLink(fsys, p)
+			require.NoError(t, err)
+			line += fmt.Sprintf(" %d -> %q", s.Size, target)
+		case info.Mode()&fs.ModeDevice != 0:
+			line += fmt.Sprintf(" dev %d:%d", s.Rdev>>8&0xfff, s.Rdev&0xff|s.Rdev>>12&^0xff)
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.Xattrs)) {
+			line += fmt.Sprintf(" %s=%x", strings.TrimSuffix(name, "."), s.Xattrs[name])
+		}
+		lines = append(lines, line)
+		return nil
+	})
+	require.NoError(t, err)
+	slices.Sort(lines)
+	return lines
+}
+
+// unixMode is a mode as stat has it.
+func unixMode(m fs.FileMode) uint32 {
+	u := uint32(m.Perm())
+	for bit, v := range map[fs.FileMode]uint32{
+		fs.ModeSetuid: unix.S_ISUID, fs.ModeSetgid: unix.S_ISGID, fs.ModeSticky: unix.S_ISVTX,
+		fs.ModeDir: unix.S_IFDIR, fs.ModeSymlink: unix.S_IFLNK, fs.ModeNamedPipe: unix.S_IFIFO, fs.ModeSocket: unix.S_IFSOCK,
+	} {
+		if m&bit != 0 {
+			u |= v
+		}
+	}
+	switch {
+	case m.IsRegular():
+		u |= unix.S_IFREG
+	case m&fs.ModeCharDevice != 0:
+		u |= unix.S_IFCHR
+	case m&fs.ModeDevice != 0:
+		u |= unix.S_IFBLK
+	}
+	return u
 }
