@@ -51,13 +51,21 @@ var house = map[string]room{
 	"guest/initramfs/mkinitramfs": {[]string{"internal/assets/mkasset"}, "packs it"},
 	"guest/defaultroot":           {[]string{"internal/assets"}, "the default image, embedded"},
 	"guest/defaultroot/mkroot":    {[]string{"guest/userland", "internal/assets/mkasset"}, "packs it"},
+	"guest/upper":                 {[]string{"internal/assets"}, "the writable disk, from an embedded template"},
+	"guest/upper/mkupper":         {[]string{"internal/assets/mkasset"}, "makes it"},
 	"kernel":                      {[]string{"internal/assets"}, "the bundled kernel, embedded"},
+
+	"ociroot":         {[]string{"ociroot/flatten", "ociroot/erofs"}, "image references become root file systems; knows no VM"},
+	"ociroot/flatten": {[]string{"ociroot/erofs"}, "layers and directories become one tree; the only reader of hostile archives"},
+	"ociroot/erofs":   {nil, "an EROFS writer"},
+
+	"qcow2": {nil, "QEMU's disk image format as a block device's back end"},
 
 	"internal/assets":         {nil, "embedded files, decompressed once"},
 	"internal/assets/mkasset": {nil, "makes them; never linked into a program that runs"},
 	"internal/state":          {nil, "a sandbox on disk: directory, lock, atomic files"},
-	"internal/monitor":        {[]string{"internal/state", "guest/proto", "kvm", "virtio", "vmm"}, "the process that holds one VM"},
-	"sandbox": {[]string{"internal/monitor", "internal/state", "guest/proto", "guest/initramfs", "guest/defaultroot", "kernel", "kvm"},
+	"internal/monitor":        {[]string{"internal/state", "guest/proto", "kvm", "qcow2", "virtio", "vmm"}, "the process that holds one VM"},
+	"sandbox": {[]string{"internal/monitor", "internal/state", "guest/proto", "guest/initramfs", "guest/defaultroot", "guest/upper", "kernel", "kvm", "ociroot", "ociroot/flatten"},
 		"the public API: policy and names; the mechanics are the monitor's"},
 	"cmd/sandpit": {[]string{"sandbox"}, "the command line: proof that the API suffices"},
 
@@ -76,7 +84,7 @@ var house = map[string]room{
 var unsafeRooms = []string{"kvm", "kvm/guestmem"}
 
 // testOnly are imports that tests may have on top of their room's.
-var testOnly = []string{"guest/userland", "kvm/kvmtest", "virtio/virtiotest", "kernel", "kvm/guestmem", "sandbox"}
+var testOnly = []string{"guest/userland", "kvm/kvmtest", "virtio/virtiotest", "kernel", "kvm/guestmem", "sandbox", "virtio"}
 
 func TestHouse(t *testing.T) {
 	fset := token.NewFileSet()

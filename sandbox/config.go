@@ -5,12 +5,15 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandpit-vm/sandpit/guest/upper"
 )
 
 // Config describes a sandbox. The zero value is a sandbox with one vCPU and
@@ -23,22 +26,58 @@ type Config struct {
 	// at most what the host has.
 	Memory int `json:"memory_mib"`
 
-	// Image is reserved for OCI references, directories and disk images, which
-	// this version does not read. It must be empty: the embedded default
-	// image, a small userland with a shell.
+	// Image is the root file system: an OCI reference; or, beginning with "/",
+	// "./" or "../", a directory or a disk image (.raw, .img, .qcow2) of the
+	// host. Empty: the embedded default image, a small userland with a shell.
 	Image string `json:"image,omitempty"`
+	// Root is the same with options; at most one of the two is given.
+	Root RootSource `json:"-"`
+	// UpperSize, in MiB, is the size of the disk that takes the writes, 128 to
+	// 2 TiB; the host's disk is used as the guest writes. A full one is ENOSPC
+	// in the guest. Default 4096.
+	UpperSize int `json:"upper_size_mib,omitempty"`
+	// UpperTmpfs keeps the writes in the guest's memory instead: at most half of
+	// it, or UpperSize, and only as long as the sandbox runs.
+	UpperTmpfs bool `json:"upper_tmpfs,omitempty"`
+	// Patches change the root file system before the first command runs.
+	Patches []Patch `json:"-"`
+
+	// PullPolicy says when the registry is asked for the image.
+	PullPolicy PullPolicy `json:"pull_policy,omitempty"`
+	// RegistryAuth are the registry's credentials. Default those of Docker's
+	// configuration and its helpers, or none. They are never stored.
+	RegistryAuth *RegistryAuth `json:"-"`
+	// RegistryInsecure allows plain HTTP, RegistryCAFile (PEM) adds a
+	// certification authority.
+	RegistryInsecure bool   `json:"registry_insecure,omitempty"`
+	RegistryCAFile   string `json:"registry_ca_file,omitempty"`
+	// PullProgress is called as a pull goes on, one call at a time.
+	PullProgress func(PullEvent) `json:"-"`
+
 	// Kernel is the path of a kernel to boot instead of the bundled one:
 	// vmlinux, bzImage or PVH. It needs what the bundled one has built in
 	// (see the kernel's README).
 	Kernel string `json:"kernel,omitempty"`
 
-	// Env are variables ("K=V") for every command, under a command's own.
+	// Env are variables ("K=V") for every command, over the image's and under a
+	// command's own.
 	Env []string `json:"env,omitempty"`
-	// Workdir is the directory commands run in, absolute. Default "/".
+	// Workdir is the directory commands run in, absolute. Default the image's,
+	// or "/".
 	Workdir string `json:"workdir,omitempty"`
 	// User runs the commands: name, uid, name:group or uid:gid, names being
-	// the guest's. Default root.
+	// the guest's. Default the image's, or root.
 	User string `json:"user,omitempty"`
+	// Entrypoint and Cmd make up the sandbox's own command, see
+	// [Sandbox.MainCommand]. Default the image's; an Entrypoint that is not nil
+	// leaves out the image's Cmd.
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	Cmd        []string `json:"cmd,omitempty"`
+	// StopSignal asks the guest's processes to end when the sandbox stops:
+	// "SIGTERM", "TERM" or "15". Default the image's, or SIGTERM.
+	StopSignal string `json:"stop_signal,omitempty"`
+	// Labels are for the caller. They are put over the image's.
+	Labels map[string]string `json:"labels,omitempty"`
 	// Hostname is the guest's, at most 64 bytes. Default the sandbox's name,
 	// shortened if need be.
 	Hostname string `json:"hostname,omitempty"`
@@ -63,6 +102,8 @@ const (
 	MinMemory = 128
 	// MaxNameLen is the length of the longest name, in bytes.
 	MaxNameLen = 128
+	// DefaultUpperSize, in MiB.
+	DefaultUpperSize = 4096
 	// maxHostname is the kernel's (sethostname(2), HOST_NAME_MAX).
 	maxHostname = 64
 )
@@ -70,6 +111,13 @@ const (
 // clone is a copy that shares nothing with c.
 func (c Config) clone() Config {
 	c.Env = slices.Clone(c.Env)
+	c.Entrypoint, c.Cmd = slices.Clone(c.Entrypoint), slices.Clone(c.Cmd)
+	c.Labels = maps.Clone(c.Labels)
+	c.Patches = slices.Clone(c.Patches)
+	if c.RegistryAuth != nil {
+		auth := *c.RegistryAuth
+		c.RegistryAuth = &auth
+	}
 	return c
 }
 
@@ -83,8 +131,8 @@ func (c Config) withDefaults(name string) (Config, error) {
 	if c.Memory == 0 {
 		c.Memory = DefaultMemory
 	}
-	if c.Workdir == "" {
-		c.Workdir = "/"
+	if c.UpperSize == 0 && !c.UpperTmpfs {
+		c.UpperSize = DefaultUpperSize
 	}
 	if c.Hostname == "" {
 		c.Hostname = hostname(name)
@@ -98,16 +146,16 @@ func (c Config) withDefaults(name string) (Config, error) {
 		bad.add("CPUs", "%d: want 1 to %d, which is what the kernel is built for", c.CPUs, MaxCPUs)
 	}
 	checkMemory(&bad, c.Memory)
-	if c.Image != "" {
-		bad.add("Image", "%q: images are not available in this version; leave it empty for the embedded default image", c.Image)
-	}
+	checkImage(&bad, &c)
 	if c.Kernel != "" {
 		c.Kernel = checkKernel(&bad, c.Kernel)
 	}
 	checkEnv(&bad, c.Env)
-	if !strings.HasPrefix(c.Workdir, "/") || strings.ContainsRune(c.Workdir, 0) {
-		bad.add("Workdir", "%q: want an absolute path", c.Workdir)
+	checkWorkdir(&bad, c.Workdir)
+	if _, err := stopSignal(c.StopSignal); err != nil {
+		bad.add("StopSignal", "%v", err)
 	}
+	checkPatches(&bad, c.Patches)
 	if !strings.HasPrefix(c.Shell, "/") || strings.ContainsRune(c.Shell, 0) {
 		bad.add("Shell", "%q: want an absolute path", c.Shell)
 	}
@@ -117,6 +165,37 @@ func (c Config) withDefaults(name string) (Config, error) {
 		bad.add("Hostname", "%q: want 1 to %d of A-Z a-z 0-9 . _ -", c.Hostname, maxHostname)
 	}
 	return c, bad.orNil()
+}
+
+// checkImage completes Root and checks all that belongs to it.
+func checkImage(bad *ConfigError, c *Config) {
+	if c.Image != "" && c.Root != nil {
+		bad.add("Root", "Image is given too: want one of the two")
+		return
+	}
+	if c.Image != "" {
+		c.Root = parseImage(bad, c.Image)
+	}
+	c.Root = checkRoot(bad, c.Root)
+	if disk, ok := c.Root.(Disk); ok && !disk.ReadOnly && len(c.Patches) > 0 {
+		bad.add("Patches", "the disk image itself would be changed; set ReadOnly for an upper that takes the changes")
+	}
+	switch c.PullPolicy {
+	case "", PullIfMissing, PullAlways, PullNever:
+	default:
+		bad.add("PullPolicy", "%q: want %s, %s or %s", c.PullPolicy, PullIfMissing, PullAlways, PullNever)
+	}
+	const minUpper, maxUpper = upper.MinSize >> 20, upper.MaxSize >> 20
+	if c.UpperSize != 0 && (c.UpperSize < minUpper || c.UpperSize > maxUpper) {
+		bad.add("UpperSize", "%d MiB: want %d to %d", c.UpperSize, minUpper, maxUpper)
+	}
+}
+
+// checkWorkdir accepts "", which is to be filled in.
+func checkWorkdir(bad *ConfigError, dir string) {
+	if dir != "" && !strings.HasPrefix(dir, "/") || strings.ContainsRune(dir, 0) {
+		bad.add("Workdir", "%q: want an absolute path", dir)
+	}
 }
 
 const (

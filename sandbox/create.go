@@ -7,7 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/sandpit-vm/sandpit/guest/defaultroot"
 	"github.com/sandpit-vm/sandpit/guest/initramfs"
 	"github.com/sandpit-vm/sandpit/internal/monitor"
 	"github.com/sandpit-vm/sandpit/internal/state"
@@ -43,57 +42,106 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 	if cfg, err = cfg.withDefaults(name); err != nil {
 		return nil, err
 	}
+	fail := func(err error) (*Sandbox, error) { return nil, &Error{name, "create", err} }
 	if err := ctx.Err(); err != nil {
-		return nil, &Error{name, "create", err}
+		return fail(err)
 	}
 	home, err := state.DefaultHome()
 	if err != nil {
-		return nil, &Error{name, "create", err}
+		return fail(err)
+	}
+	// Before a pull that may take minutes; home.Create decides.
+	if _, err := home.Open(name); err == nil {
+		return fail(ErrExists)
+	}
+	root, err := openRoot(ctx, home, &cfg)
+	if err != nil {
+		return fail(err)
+	}
+	defer root.close()
+	if err := cfg.inherit(root.image); err != nil {
+		return fail(err)
 	}
 	files, err := openFiles(home, cfg)
 	if err != nil {
-		return nil, &Error{name, "create", err}
+		return fail(err)
 	}
 	// Start closes them; before that, this does.
 	defer files.Close()
 	clock.Mark("files opened")
 
-	dir, lock, err := home.Create(name, cfg, cfg.Ephemeral)
+	dir, lock, err := home.Create(name, record{cfg, root.digest}, cfg.Ephemeral)
 	if err != nil {
-		return nil, &Error{name, "create", err}
+		return fail(err)
 	}
 	files.Lock = lock
-	clock.Mark("state directory created")
+	sb, err := func() (*Sandbox, error) {
+		if files.Disks, err = root.disks(ctx, home, dir, cfg); err != nil {
+			return nil, err
+		}
+		clock.Mark("state directory created")
+		return boot(ctx, dir, files, cfg, root, monitor.Spec{
+			Home: home, Detached: detached, Created: created, Clock: clock,
+		})
+	}()
+	if err != nil {
+		// The monitor is dead; the lock goes with the last of its descriptors.
+		files.Close()
+		if rmErr := dir.Remove(); rmErr != nil && !errors.Is(rmErr, ErrNotFound) {
+			err = errors.Join(err, rmErr)
+		}
+		return fail(err)
+	}
+	return sb, nil
+}
+
+// boot starts the monitor and waits until commands can run. spec has what is
+// this start's own; the rest is the configuration's.
+func boot(ctx context.Context, dir *state.Dir, files *monitor.Files, cfg Config, root *rootFS, spec monitor.Spec) (*Sandbox, error) {
 	ctx, stop := watchSlowBoot(ctx)
 	defer stop()
-	p, err := monitor.Start(ctx, dir, monitor.Spec{
-		Home:        home,
-		Ephemeral:   cfg.Ephemeral,
-		Detached:    detached,
-		Created:     created,
-		Clock:       clock,
-		CPUs:        cfg.CPUs,
-		Memory:      uint64(cfg.Memory) << 20,
-		Hostname:    cfg.Hostname,
-		Env:         cfg.Env,
-		LogLevel:    cfg.LogLevel,
-		BootTimeout: bootTimeout,
-		StopGrace:   stopGrace,
-	}, files)
+	signal, err := stopSignal(cfg.StopSignal)
+	if err != nil {
+		return nil, err
+	}
+	spec.Ephemeral = cfg.Ephemeral
+	spec.CPUs = cfg.CPUs
+	spec.Memory = uint64(cfg.Memory) << 20
+	spec.Hostname = cfg.Hostname
+	spec.Env = cfg.Env
+	spec.RootType, spec.RootDirect = root.fstype, root.direct
+	if cfg.UpperTmpfs {
+		spec.UpperTmpfs = uint64(cfg.UpperSize) << 20
+	}
+	spec.StopSignal = signal
+	spec.Hold = len(cfg.Patches) > 0
+	spec.LogLevel = cfg.LogLevel
+	spec.BootTimeout = bootTimeout
+	spec.StopGrace = stopGrace
+	p, err := monitor.Start(ctx, dir, spec, files)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, ErrInterpretedKVM) {
 			err = cause
 		}
-		// The monitor is dead and the lock free.
-		if rmErr := dir.Remove(); rmErr != nil && !errors.Is(rmErr, ErrNotFound) {
-			err = errors.Join(err, rmErr)
-		}
-		return nil, &Error{name, "create", err}
+		return nil, err
 	}
-	return &Sandbox{name: name, cfg: cfg, dir: dir, life: p, process: p, boot: p.Boot, owner: !detached}, nil
+	sb := &Sandbox{name: dir.Name, cfg: cfg, dir: dir, life: p, process: p, boot: p.Boot, owner: !spec.Detached}
+	sb.cfg.Patches = nil
+	if spec.Hold {
+		err := sb.applyPatches(ctx, cfg.Patches)
+		sb.closeAgent()
+		if err == nil {
+			err = p.Begin(ctx)
+		}
+		if err != nil {
+			p.Abort()
+			return nil, err
+		}
+	}
+	return sb, nil
 }
 
-// openFiles opens all that the monitor needs.
+// openFiles opens all that the monitor needs but the disks.
 func openFiles(home state.Home, cfg Config) (_ *monitor.Files, err error) {
 	files := &monitor.Files{}
 	defer func() {
@@ -117,11 +165,6 @@ func openFiles(home state.Home, cfg Config) (_ *monitor.Files, err error) {
 	if files.Initramfs, err = initramfs.Image().Open(home.Cache); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	root, err := defaultroot.Image().Open(home.Cache)
-	if err != nil {
-		return nil, fmt.Errorf("default image: %w", err)
-	}
-	files.Disks = append(files.Disks, monitor.Disk{Serial: "root", File: root, ReadOnly: true})
 	return files, nil
 }
 

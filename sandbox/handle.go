@@ -105,11 +105,11 @@ func (h *Handle) UpdatedAt() time.Time { return h.state.Updated }
 
 // Config is what the sandbox was created with, defaults filled in.
 func (h *Handle) Config() (Config, error) {
-	var c Config
-	if err := h.dir.ReadJSON(state.ConfigFile, &c); err != nil {
+	var r record
+	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
 		return Config{}, &Error{h.Name(), "config", err}
 	}
-	return c, nil
+	return r.Config, nil
 }
 
 // Connect returns the running sandbox. ErrNotRunning if it does not run.
@@ -132,6 +132,14 @@ func (h *Handle) Connect(ctx context.Context) (*Sandbox, error) {
 // Remove deletes the sandbox's state. ErrRunning while it runs.
 func (h *Handle) Remove(ctx context.Context) error {
 	err := h.dir.Remove()
+	for errors.Is(err, state.ErrLocked) && h.isEnding() {
+		select {
+		case <-ctx.Done():
+			return &Error{h.Name(), "remove", ctx.Err()}
+		case <-time.After(lockPoll):
+		}
+		err = h.dir.Remove()
+	}
 	if errors.Is(err, state.ErrLocked) {
 		err = ErrRunning
 	}
@@ -139,6 +147,20 @@ func (h *Handle) Remove(ctx context.Context) error {
 		return &Error{h.Name(), "remove", err}
 	}
 	return nil
+}
+
+// lockPoll is between looks at the lock of a monitor that is about to end.
+const lockPoll = 2 * time.Millisecond
+
+// isEnding tells whether the sandbox has ended, though its monitor may still
+// be there: its state is its last word, and the lock follows within
+// milliseconds.
+func (h *Handle) isEnding() bool {
+	var st state.State
+	if err := h.dir.ReadJSON(state.StateFile, &st); err != nil {
+		return false
+	}
+	return st.Status == Stopped || st.Status == Crashed
 }
 
 // Stop asks a running sandbox to shut down gracefully, and returns. Stopping

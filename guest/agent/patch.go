@@ -210,7 +210,7 @@ func (p *patcher) openDir(name string, create bool) (*os.Root, error) {
 // makeDir makes a directory or, if there is one, gives it what was asked for.
 func makeDir(parent *os.Root, base string, r *proto.PatchRequest) error {
 	info, err := parent.Lstat(base)
-	exists := err == nil && info.IsDir()
+	exists := err == nil && info.IsDir() && !r.GetMustCreate()
 	if !exists {
 		if err := makeWay(parent, base, r.GetReplace()); err != nil {
 			return err

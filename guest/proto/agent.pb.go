@@ -388,7 +388,8 @@ type PatchRequest struct {
 	HasOwner      bool                   `protobuf:"varint,8,opt,name=has_owner,json=hasOwner,proto3" json:"has_owner,omitempty"`
 	Uid           uint32                 `protobuf:"varint,9,opt,name=uid,proto3" json:"uid,omitempty"` // without has_owner root
 	Gid           uint32                 `protobuf:"varint,10,opt,name=gid,proto3" json:"gid,omitempty"`
-	Done          bool                   `protobuf:"varint,11,opt,name=done,proto3" json:"done,omitempty"` // the last patch: from here on execs are accepted
+	Done          bool                   `protobuf:"varint,11,opt,name=done,proto3" json:"done,omitempty"`                               // the last patch: from here on execs are accepted
+	MustCreate    bool                   `protobuf:"varint,12,opt,name=must_create,json=mustCreate,proto3" json:"must_create,omitempty"` // of a MKDIR: an existing directory is an error, or is replaced
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +497,13 @@ func (x *PatchRequest) GetGid() uint32 {
 func (x *PatchRequest) GetDone() bool {
 	if x != nil {
 		return x.Done
+	}
+	return false
+}
+
+func (x *PatchRequest) GetMustCreate() bool {
+	if x != nil {
+		return x.MustCreate
 	}
 	return false
 }
@@ -1725,7 +1733,7 @@ const file_agent_proto_rawDesc = "" +
 	" \x01(\x0e2\x1a.sandpit.agent.v1.RootModeR\brootMode\x12\x1f\n" +
 	"\vstop_signal\x18\v \x01(\x05R\n" +
 	"stopSignal\x12\x12\n" +
-	"\x04hold\x18\f \x01(\bR\x04hold\"\xfb\x02\n" +
+	"\x04hold\x18\f \x01(\bR\x04hold\"\x9c\x03\n" +
 	"\fPatchRequest\x127\n" +
 	"\x04kind\x18\x01 \x01(\x0e2#.sandpit.agent.v1.PatchRequest.KindR\x04kind\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
@@ -1738,7 +1746,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x03uid\x18\t \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\n" +
 	" \x01(\rR\x03gid\x12\x12\n" +
-	"\x04done\x18\v \x01(\bR\x04done\"T\n" +
+	"\x04done\x18\v \x01(\bR\x04done\x12\x1f\n" +
+	"\vmust_create\x18\f \x01(\bR\n" +
+	"mustCreate\"T\n" +
 	"\x04Kind\x12\b\n" +
 	"\x04NONE\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\n" +

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
 	"github.com/sandpit-vm/sandpit/kvm"
+	"github.com/sandpit-vm/sandpit/qcow2"
 	"github.com/sandpit-vm/sandpit/virtio"
 	"github.com/sandpit-vm/sandpit/vmm"
 )
@@ -39,7 +40,7 @@ func (m *monitor) start() (stage string, err error) {
 		{Name: "rng", Device: virtio.NewRNG(rand.Reader)},
 	}
 	for _, d := range m.in.disks {
-		backend, err := virtio.NewFileBackend(d.file, d.ReadOnly)
+		backend, err := openDisk(d)
 		if err != nil {
 			return "disk " + d.Disk, err
 		}
@@ -84,6 +85,25 @@ func (m *monitor) start() (stage string, err error) {
 	return "", nil
 }
 
+// openDisk is a disk's bytes, in the format that the creator named: what is in
+// the file was written by a guest, and is not asked.
+func openDisk(d disk) (virtio.BlockBackend, error) {
+	switch d.Format {
+	case "", "raw":
+		return virtio.NewFileBackend(d.file, d.ReadOnly)
+	case "qcow2":
+		return qcow2.Open(d.file, d.ReadOnly)
+	}
+	return nil, fmt.Errorf("unknown disk format %q", d.Format)
+}
+
+func rootMode(direct bool) proto.RootMode {
+	if direct {
+		return proto.RootMode_DIRECT
+	}
+	return proto.RootMode_OVERLAY
+}
+
 // meetAgent waits for the agent's connection and has it set the guest up.
 func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 	conn, err := m.link.accept(ctx, &m.stops)
@@ -98,6 +118,13 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 		Hostname:    m.spec.Hostname,
 		WallClockNs: time.Now().UnixNano(),
 		Env:         m.spec.Env,
+		RootFstype:  m.spec.RootType,
+		RootMode:    rootMode(m.spec.RootDirect),
+
+		UpperTmpfsBytes: m.spec.UpperTmpfs,
+
+		StopSignal: int32(m.spec.StopSignal),
+		Hold:       m.spec.Hold,
 	})
 	if err != nil {
 		if r, _ := m.link.poll(); r != nil {

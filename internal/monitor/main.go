@@ -55,6 +55,7 @@ type monitor struct {
 	// creatorCleans: the creator knows that there is no sandbox, and removes
 	// the directory. Two at once would be in each other's way.
 	creatorCleans bool
+	begun         chan struct{} // has room for one: the creator ended the Hold
 }
 
 // Reasons in a final state.
@@ -89,6 +90,7 @@ func run() int {
 		spec:    spec,
 		creator: conn,
 		stops:   newStops(),
+		begun:   make(chan struct{}, 1),
 		log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: spec.LogLevel})),
 	}
 	spec.Clock.markAt("monitor process started", began)
@@ -135,24 +137,37 @@ func (m *monitor) live(dec *json.Decoder) int {
 		m.cleanUp()
 		return 1
 	}
-	select {
-	case <-m.link.machineEnded:
-	case sig := <-signals:
-		m.endGracefully(stopRequest{reason: ReasonStopped, detail: "monitor received " + sig.String(), grace: m.spec.StopGrace})
-	case req := <-m.stops.graceful:
-		m.endGracefully(req)
-	case req := <-m.stops.now:
-		m.endNow(req)
-	}
+	m.untilEnd(signals)
 	reason, err = m.link.outcome()
 	m.finish(reason, err)
 	m.cleanUp()
 	return 0
 }
 
+// untilEnd returns when the machine has ended, by itself or by somebody's wish.
+func (m *monitor) untilEnd(signals <-chan os.Signal) {
+	for {
+		select {
+		case <-m.begun:
+			if err := m.begin(); err != nil {
+				m.stops.request(stopRequest{reason: ReasonCrashed, detail: err.Error()})
+			}
+			continue
+		case <-m.link.machineEnded:
+		case sig := <-signals:
+			m.endGracefully(stopRequest{reason: ReasonStopped, detail: "monitor received " + sig.String(), grace: m.spec.StopGrace})
+		case req := <-m.stops.graceful:
+			m.endGracefully(req)
+		case req := <-m.stops.now:
+			m.endNow(req)
+		}
+		return
+	}
+}
+
 // watchCreator reads the creator's socket until it closes.
 func (m *monitor) watchCreator(dec *json.Decoder) {
-	detached := m.spec.Detached
+	detached := m.spec.Detached && !m.spec.Hold
 	for {
 		var r request
 		if err := dec.Decode(&r); err != nil {
@@ -161,8 +176,15 @@ func (m *monitor) watchCreator(dec *json.Decoder) {
 			}
 			return
 		}
-		if r.Op == opDetach {
+		switch r.Op {
+		case opDetach:
 			detached = true
+		case opBegin:
+			detached = detached || m.spec.Detached
+			select {
+			case m.begun <- struct{}{}:
+			default:
+			}
 		}
 	}
 }
@@ -178,10 +200,10 @@ func (m *monitor) boot() (stage string, err error) {
 	if stage, err := m.meetAgent(ctx); err != nil {
 		return stage, err
 	}
-	m.state.Status = state.Running
-	m.state.Updated = time.Now()
-	if err := m.dir.WriteJSON(state.StateFile, m.state); err != nil {
-		return "write the state", err
+	if !m.spec.Hold {
+		if err := m.declareRunning(); err != nil {
+			return "write the state", err
+		}
 	}
 	boot := m.bootReport()
 	m.control.ready(boot)
@@ -189,6 +211,24 @@ func (m *monitor) boot() (stage string, err error) {
 	// What the boot allocated is garbage now.
 	debug.FreeOSMemory()
 	return "", nil
+}
+
+// begin ends the Hold.
+func (m *monitor) begin() error {
+	if !m.spec.Hold {
+		return nil
+	}
+	if err := m.declareRunning(); err != nil {
+		return err
+	}
+	m.tell(Message{Event: eventRunning})
+	return nil
+}
+
+func (m *monitor) declareRunning() error {
+	m.state.Status = state.Running
+	m.state.Updated = time.Now()
+	return m.dir.WriteJSON(state.StateFile, m.state)
 }
 
 // fail tells the creator why there is no sandbox, and writes it down for a

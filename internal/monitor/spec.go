@@ -42,6 +42,19 @@ type Spec struct {
 	Cmdline  string // appended to the standard one
 	Hostname string
 	Env      []string
+	// RootType is the root disk's file system, "" for EROFS, "auto" to look.
+	// RootDirect makes the disk itself the root; otherwise writes go to the
+	// disk "upper" or, if there is none, to memory.
+	RootType   string
+	RootDirect bool
+	// UpperTmpfs bounds what is kept in memory; 0 is half of it. In bytes.
+	UpperTmpfs uint64
+	// StopSignal asks the guest's processes to end; 0 is SIGTERM.
+	StopSignal int
+	// Hold lets no command run until the creator says so (Process.Begin), who
+	// has changes to make before. Until then the sandbox is Starting, and ends
+	// with its creator even if Detached.
+	Hold     bool
 	LogLevel slog.Level
 	// BootTimeout bounds the time until the agent is ready.
 	BootTimeout time.Duration
@@ -69,6 +82,7 @@ func (s *Spec) disks() int {
 type FileRole struct {
 	Role     string // one of the Role constants
 	Disk     string // the serial of a RoleDisk
+	Format   string // of a RoleDisk: "" or "raw", or "qcow2"
 	ReadOnly bool   // of a RoleDisk
 }
 
@@ -86,7 +100,7 @@ const (
 // Message is what a monitor tells its creator, one JSON object after the
 // other.
 type Message struct {
-	Event string // "ready", "failed" or "ended"
+	Event string // one of the event constants
 	// Ready
 	Boot *Boot `json:",omitempty"`
 	// Failed
@@ -99,15 +113,20 @@ type Message struct {
 
 // The events of a Message.
 const (
-	eventReady  = "ready"
-	eventFailed = "failed"
-	eventEnded  = "ended"
+	eventReady   = "ready"
+	eventRunning = "running" // the answer to opBegin
+	eventFailed  = "failed"
+	eventEnded   = "ended"
 )
 
 // request is what a creator tells a monitor after the Spec.
 type request struct{ Op string }
 
-const opDetach = "detach"
+// The operations of a request.
+const (
+	opDetach = "detach"
+	opBegin  = "begin" // ends the Hold
+)
 
 // maxSpec bounds what a monitor reads of its Spec.
 const maxSpec = 4 << 20

@@ -28,6 +28,7 @@ type Files struct {
 // Disk is a disk of the guest. Serial names it to the agent.
 type Disk struct {
 	Serial   string
+	Format   string // "" or "raw", or "qcow2"
 	File     *os.File
 	ReadOnly bool
 }
@@ -126,7 +127,7 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 	add(FileRole{Role: RoleControl}, control)
 	add(FileRole{Role: RoleConsole}, console)
 	for _, disk := range files.Disks {
-		add(FileRole{Role: RoleDisk, Disk: disk.Serial, ReadOnly: disk.ReadOnly}, disk.File)
+		add(FileRole{Role: RoleDisk, Disk: disk.Serial, Format: disk.Format, ReadOnly: disk.ReadOnly}, disk.File)
 	}
 
 	cmd := &exec.Cmd{
@@ -157,11 +158,35 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 	// alone.
 	files.Close()
 	if err := p.await(ctx, &spec); err != nil {
-		p.abort()
+		p.Abort()
 		return nil, withLog(err, d)
 	}
-	go p.listen()
+	if !spec.Hold {
+		go p.listen()
+	}
 	return p, nil
+}
+
+// Begin lets commands run in a sandbox that was started with Hold. If it
+// fails, or is not to be called any more, Abort ends the sandbox.
+func (p *Process) Begin(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { p.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := json.NewEncoder(p.conn).Encode(request{Op: opBegin}); err != nil {
+		return p.silence(ctx, err)
+	}
+	var msg Message
+	if err := readMessage(p.conn, &msg); err != nil {
+		return p.silence(ctx, err)
+	}
+	if msg.Event != eventRunning {
+		return &BootError{Stage: "begin", Err: fmt.Errorf("unexpected event %q", msg.Event)}
+	}
+	if !stop() {
+		return ctx.Err()
+	}
+	go p.listen()
+	return nil
 }
 
 // await sends the Spec and waits for the answer.
@@ -197,8 +222,9 @@ func (p *Process) silence(ctx context.Context, err error) error {
 	return &BootError{Stage: "monitor process", Err: fmt.Errorf("it ended without a word (%s): %w", p.cmd.ProcessState, err)}
 }
 
-// abort kills the monitor and waits for its end.
-func (p *Process) abort() {
+// Abort kills the monitor of a sandbox that did not begin and waits for its
+// end.
+func (p *Process) Abort() {
 	p.cmd.Process.Kill()
 	<-p.gone
 	p.conn.Close()

@@ -20,6 +20,8 @@ const (
 	ControlSocket = "control.sock"
 	ConsoleLog    = "console.log"
 	MonitorLog    = "monitor.log"
+	UpperFile     = "root.upper"
+	RootFile      = "root.erofs"
 	ephemeralFile = "ephemeral"
 )
 

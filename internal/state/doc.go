@@ -9,6 +9,8 @@
 //	    control.sock   the monitor's socket
 //	    console.log    the guest's serial console
 //	    monitor.log    the monitor's own log
+//	    root.upper     the disk that takes the guest's writes
+//	    root.erofs     the root file system, if it is this sandbox's alone
 //	  cache/           decompressed kernels and images, shared by all
 //
 // A directory comes into being complete: it is filled under a hidden name and
