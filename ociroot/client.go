@@ -25,6 +25,7 @@ type client struct {
 	http  *http.Client
 	base  *http.Transport
 	stall time.Duration
+	first time.Duration // the pause before the second try
 	agent string
 }
 
@@ -52,7 +53,7 @@ func (s *Store) dial(ctx context.Context, ref reference, o *PullOptions) (*clien
 		ForceAttemptHTTP2:      true,
 	}
 	g := &guard{inner: base, registry: repo.Registry, insecure: o.Insecure, realms: map[string]bool{}}
-	c := &client{repo: repo, base: base, stall: s.o.StallTimeout, agent: s.o.UserAgent}
+	c := &client{repo: repo, base: base, stall: s.o.StallTimeout, first: s.pause, agent: s.o.UserAgent}
 	err = c.retry(ctx, func(ctx context.Context) error {
 		w := newWatch(ctx, 2*c.stall)
 		defer w.stop()

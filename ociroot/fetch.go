@@ -76,7 +76,7 @@ func (dl *download) run(ctx context.Context) error {
 	if err := dl.resume(); err != nil {
 		return err
 	}
-	pieces := min(dl.off, 1)
+	whole := dl.off == 0
 	for again := false; ; again = true {
 		n, err := dl.complete(ctx)
 		if err != nil {
@@ -86,17 +86,18 @@ func (dl *download) run(ctx context.Context) error {
 		if got == dl.d.Digest {
 			return nil
 		}
-		if pieces+n <= 1 || again {
+		if whole && n <= 1 || again {
 			return fmt.Errorf("%w: it is %s", ErrDigest, got)
 		}
 		if err := dl.restart(); err != nil {
 			return err
 		}
+		whole = true
 	}
 }
 
 // complete fetches until all bytes are there and tells in how many pieces.
-func (dl *download) complete(ctx context.Context) (pieces int64, err error) {
+func (dl *download) complete(ctx context.Context) (pieces int, err error) {
 	best := dl.off
 	for try := 1; dl.off < dl.d.Size; {
 		err := dl.once(ctx)
@@ -116,7 +117,7 @@ func (dl *download) complete(ctx context.Context) (pieces int64, err error) {
 			return 0, fmt.Errorf("%w (after %d of %d bytes, %d tries)", err, dl.off, dl.d.Size, maxTries)
 		}
 		pieces++
-		if err := pause(ctx, try-1, err); err != nil {
+		if err := dl.c.pause(ctx, try-1, err); err != nil {
 			return 0, err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log"
 	"math/rand/v2"
@@ -212,6 +211,7 @@ func newStore(t testing.TB, o Options) *Store {
 	t.Helper()
 	s, err := OpenStore(filepath.Join(t.TempDir(), "cache"), o)
 	require.NoError(t, err)
+	s.pause = time.Millisecond
 	return s
 }
 
@@ -261,5 +261,3 @@ func mustHash(t testing.TB, f func() (v1.Hash, error)) v1.Hash {
 	require.NoError(t, err)
 	return h
 }
-
-var _ = fmt.Sprint

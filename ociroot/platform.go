@@ -44,8 +44,12 @@ func (p Platform) orDefault() Platform {
 }
 
 // suits reports whether an image for have runs where want is wanted. A missing
-// variant suits any, and v1 of amd64 is every amd64.
+// variant suits any, v1 of amd64 is every amd64, and an image that does not say
+// what it is made for is taken at the caller's word.
 func (want Platform) suits(have Platform) bool {
+	if have == (Platform{}) {
+		return true
+	}
 	if have.OS != want.OS || have.Architecture != want.Architecture {
 		return false
 	}

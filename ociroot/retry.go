@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	maxTries   = 5 // without any progress
-	firstPause = 200 * time.Millisecond
+	maxTries   = 5                      // without any progress
+	firstPause = 200 * time.Millisecond // unless a test has less time
 	maxPause   = 20 * time.Second
 )
 
@@ -25,7 +25,7 @@ func (c *client) retry(ctx context.Context, f func(context.Context) error) error
 		if err == nil || ctx.Err() != nil || !transient(err) || try == maxTries {
 			return orCause(ctx, err)
 		}
-		if err := pause(ctx, try, err); err != nil {
+		if err := c.pause(ctx, try, err); err != nil {
 			return err
 		}
 	}
@@ -41,8 +41,8 @@ func orCause(ctx context.Context, err error) error {
 
 // pause waits before the next try: as long as the registry says, or longer each
 // time, with some chance in it so that many clients do not come at once.
-func pause(ctx context.Context, try int, err error) error {
-	d := firstPause << min(try-1, 6)
+func (c *client) pause(ctx context.Context, try int, err error) error {
+	d := c.first << min(try-1, 6)
 	d += rand.N(d / 2)
 	if se, ok := errors.AsType[*statusError](err); ok && se.after > 0 {
 		d = se.after

@@ -27,8 +27,9 @@ type Options struct {
 // Store is a cache of images and of the root file systems made from them. Any
 // number of processes may use one directory.
 type Store struct {
-	dir string
-	o   Options
+	dir   string
+	o     Options
+	pause time.Duration // before the second try of a request
 }
 
 // layoutFile is what makes a directory an OCI image layout.
@@ -55,7 +56,7 @@ func OpenStore(dir string, o Options) (*Store, error) {
 	if o.UserAgent == "" {
 		o.UserAgent = "sandpit"
 	}
-	s := &Store{dir: filepath.Clean(dir), o: o}
+	s := &Store{dir: filepath.Clean(dir), o: o, pause: firstPause}
 	if _, err := os.Lstat(s.indexPath()); errors.Is(err, fs.ErrNotExist) {
 		if err := s.create(); err != nil {
 			return nil, fail("create store", dir, err)
