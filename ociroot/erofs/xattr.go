@@ -81,9 +81,14 @@ func (t *xattrTable) add(op string, xattrs []Xattr) (uint32, error) {
 	if len(xattrs) == 0 {
 		return 0, nil
 	}
+	// In the order of their names: the same set is the same, however it is given.
+	xattrs = slices.SortedFunc(slices.Values(xattrs), func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
 	raws := make([]string, 0, len(xattrs))
 	total := xattrHeaderSize
-	for _, x := range xattrs {
+	for i, x := range xattrs {
+		if i > 0 && xattrs[i-1].Name == x.Name {
+			return 0, invalid(op, "attribute %.300q is there twice", x.Name)
+		}
 		index, rest, ok := splitXattr(x.Name)
 		if !ok {
 			return 0, invalid(op, "attribute name %.300q", x.Name)
@@ -98,13 +103,9 @@ func (t *xattrTable) add(op string, xattrs []Xattr) (uint32, error) {
 	if total > maxXattrBody {
 		return 0, tooLarge(op, "%d bytes of attributes", total)
 	}
-	slices.Sort(raws)
 	key := make([]byte, 0, 4*len(raws))
 	set := make([]uint32, 0, len(raws))
-	for i, raw := range raws {
-		if i > 0 && raws[i-1][1:4+raws[i-1][0]] == raw[1:4+raw[0]] && raws[i-1][0] == raw[0] {
-			return 0, invalid(op, "an attribute is there twice")
-		}
+	for _, raw := range raws {
 		id, ok := t.entryIDs[raw]
 		if !ok {
 			id = uint32(len(t.entries))
