@@ -43,6 +43,9 @@ const (
 	featuresKnown       = 1<<5 - 1
 )
 
+// autoclearRaw says that the external data file is a raw image.
+const autoclearRaw = 1 << 1
+
 // Compression types.
 const (
 	compressionDeflate = 0
@@ -127,6 +130,9 @@ func parseHeader(p []byte, length int64) (header, error) {
 
 	if err := checkFeatures(p, incompatible); err != nil {
 		return h, err
+	}
+	if h.autoclear&autoclearRaw != 0 {
+		return h, malformed("feature bits speak of an external data file that it does not have")
 	}
 	h.dirty = incompatible&featureDirty != 0
 	h.corrupt = incompatible&featureCorrupt != 0

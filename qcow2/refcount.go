@@ -160,9 +160,8 @@ func (im *Image) growRefTable(block int64) error {
 	if err := im.writeMeta(field[:], offRefcountTable); err != nil {
 		return im.fail(err) // either table may be the one
 	}
-	if err := im.barrier(); err != nil {
-		return err
-	}
+	// The next commit's first barrier is early enough for the header: nothing
+	// refers to what only the new table counts, and the old one is still there.
 	for i := range k + m {
 		im.tables.insert(start + i)
 	}
