@@ -51,8 +51,8 @@ var house = map[string]room{
 	"guest/initramfs/mkinitramfs": {[]string{"internal/assets/mkasset"}, "packs it"},
 	"guest/defaultroot":           {[]string{"internal/assets"}, "the default image, embedded"},
 	"guest/defaultroot/mkroot":    {[]string{"guest/userland", "internal/assets/mkasset"}, "packs it"},
-	"guest/upper":                 {[]string{"internal/assets"}, "the writable disk, from an embedded template"},
-	"guest/upper/mkupper":         {[]string{"internal/assets/mkasset"}, "makes it"},
+	"guest/upper":                 {nil, "the writable disk, from an embedded template"},
+	"guest/upper/mkupper":         {[]string{"guest/upper", "internal/assets/mkasset"}, "makes it"},
 	"kernel":                      {[]string{"internal/assets"}, "the bundled kernel, embedded"},
 
 	"ociroot":         {[]string{"ociroot/flatten", "ociroot/erofs"}, "image references become root file systems; knows no VM"},

@@ -32,7 +32,7 @@ type Config struct {
 	Image string `json:"image,omitempty"`
 	// Root is the same with options; at most one of the two is given.
 	Root RootSource `json:"-"`
-	// UpperSize, in MiB, is the size of the disk that takes the writes, 128 to
+	// UpperSize, in MiB, is the size of the disk that takes the writes, 32 MiB to
 	// 2 TiB; the host's disk is used as the guest writes. A full one is ENOSPC
 	// in the guest. Default 4096.
 	UpperSize int `json:"upper_size_mib,omitempty"`
@@ -103,7 +103,7 @@ const (
 	// MaxNameLen is the length of the longest name, in bytes.
 	MaxNameLen = 128
 	// DefaultUpperSize, in MiB.
-	DefaultUpperSize = 4096
+	DefaultUpperSize = upper.DefaultSize >> 20
 	// maxHostname is the kernel's (sethostname(2), HOST_NAME_MAX).
 	maxHostname = 64
 )

@@ -76,7 +76,7 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 	}
 	files.Lock = lock
 	sb, err := func() (*Sandbox, error) {
-		if files.Disks, err = root.disks(ctx, home, dir, cfg); err != nil {
+		if files.Disks, err = root.disks(ctx, dir, cfg); err != nil {
 			return nil, err
 		}
 		clock.Mark("state directory created")

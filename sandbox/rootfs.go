@@ -114,7 +114,7 @@ func openDisk(src Disk) (*rootFS, error) {
 
 // disks makes what is the sandbox's own, in its directory, and returns its
 // disks.
-func (r *rootFS) disks(ctx context.Context, home state.Home, dir *state.Dir, cfg Config) (_ []monitor.Disk, err error) {
+func (r *rootFS) disks(ctx context.Context, dir *state.Dir, cfg Config) (_ []monitor.Disk, err error) {
 	if r.tree != nil {
 		if err := r.flatten(ctx, dir.File(state.RootFile)); err != nil {
 			return nil, err
@@ -122,7 +122,7 @@ func (r *rootFS) disks(ctx context.Context, home state.Home, dir *state.Dir, cfg
 	}
 	disks := []monitor.Disk{{Serial: rootSerial, Format: r.format, File: r.file, ReadOnly: !r.direct}}
 	if !r.direct && !cfg.UpperTmpfs {
-		f, err := upper.Create(home.Cache, dir.File(state.UpperFile), int64(cfg.UpperSize)<<20)
+		f, err := upper.Create(dir.File(state.UpperFile), int64(cfg.UpperSize)<<20)
 		if err != nil {
 			return nil, fmt.Errorf("upper disk: %w", err)
 		}

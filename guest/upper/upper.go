@@ -1,25 +1,28 @@
 package upper
 
 import (
+	"bufio"
+	"bytes"
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
-
-	"github.com/sandpit-vm/sandpit/internal/assets"
 )
 
-//go:embed template.ext4.zst
-var template []byte
+//go:embed templates.zst
+var templates []byte
 
 // Sizes of an upper disk, in bytes.
 const (
-	MinSize = imageSize
-	// MaxSize is how far the template's reserve of group descriptors lets the
+	MinSize     = 32 << 20
+	DefaultSize = 4 << 30
+	// MaxSize is how far the templates' reserve of group descriptors lets the
 	// file system grow.
 	MaxSize = 2 << 40
 )
@@ -27,29 +30,13 @@ const (
 // ErrSize reports a size outside MinSize to MaxSize.
 var ErrSize = errors.New("size of an upper disk is out of range")
 
-// Template is the pristine file system.
-func Template() assets.Asset {
-	return assets.Asset{
-		Name:       "upper-template",
-		SHA256:     imageSHA256(),
-		Size:       imageSize,
-		Compressed: template,
-	}
-}
-
 // Create makes a new upper disk of size bytes, a multiple of 4096, at path,
 // which must not exist, and returns it open for reading and writing. The file
-// is sparse: it takes some 100 KiB of the host's disk until the guest writes.
-// The template is kept in cacheDir.
-func Create(cacheDir, path string, size int64) (_ *os.File, err error) {
+// is sparse: it takes about 1 MiB of the host's disk until the guest writes.
+func Create(path string, size int64) (_ *os.File, err error) {
 	if size < MinSize || size > MaxSize || size%4096 != 0 {
 		return nil, fmt.Errorf("%w: %d bytes; want a multiple of 4096 from %d to %d", ErrSize, size, int64(MinSize), int64(MaxSize))
 	}
-	src, err := Template().Open(cacheDir)
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
@@ -60,8 +47,8 @@ func Create(cacheDir, path string, size int64) (_ *os.File, err error) {
 			os.Remove(path)
 		}
 	}()
-	if err := copySparse(f, src); err != nil {
-		return nil, &fs.PathError{Op: "copy the template to", Path: path, Err: err}
+	if err := writeTemplate(f, size); err != nil {
+		return nil, &fs.PathError{Op: "write the template to", Path: path, Err: err}
 	}
 	if err := f.Truncate(size); err != nil {
 		return nil, err
@@ -69,25 +56,63 @@ func Create(cacheDir, path string, size int64) (_ *os.File, err error) {
 	return f, nil
 }
 
-// copySparse copies the parts of src that are not holes.
-func copySparse(dst, src *os.File) error {
-	buf := make([]byte, 64<<10)
-	for off := int64(0); ; {
-		begin, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
-		if err == unix.ENXIO { // only a hole is left
-			return nil
+// writeTemplate writes the largest template that fits.
+func writeTemplate(f io.WriterAt, size int64) error {
+	dec, err := zstd.NewReader(bytes.NewReader(templates), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	r := reader{r: bufio.NewReaderSize(dec, 64<<10)}
+	want := int64(MinSize)
+	if size >= DefaultSize {
+		want = DefaultSize
+	}
+	for range r.uint32() {
+		have := int64(r.uint64())
+		for range r.uint32() {
+			off, n := int64(r.uint64()), int64(r.uint32())
+			var w io.Writer = io.Discard
+			if have == want {
+				w = io.NewOffsetWriter(f, off)
+			}
+			r.copy(w, n)
 		}
-		if err != nil {
-			return err
+		if have == want {
+			break
 		}
-		end, err := unix.Seek(int(src.Fd()), begin, unix.SEEK_HOLE)
-		if err != nil {
-			return err
+	}
+	return r.err
+}
+
+// reader reads until its first error, and then zeros.
+type reader struct {
+	r   *bufio.Reader
+	err error
+}
+
+func (r *reader) bytes(n int) [8]byte {
+	var b [8]byte
+	if r.err == nil {
+		if _, r.err = io.ReadFull(r.r, b[:n]); r.err != nil {
+			return [8]byte{}
 		}
-		part := io.NewSectionReader(src, begin, end-begin)
-		if _, err := io.CopyBuffer(io.NewOffsetWriter(dst, begin), part, buf); err != nil {
-			return err
-		}
-		off = end
+	}
+	return b
+}
+
+func (r *reader) uint32() uint32 {
+	b := r.bytes(4)
+	return binary.LittleEndian.Uint32(b[:])
+}
+
+func (r *reader) uint64() uint64 {
+	b := r.bytes(8)
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+func (r *reader) copy(w io.Writer, n int64) {
+	if r.err == nil {
+		_, r.err = io.CopyN(w, r.r, n)
 	}
 }
