@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"time"
@@ -122,8 +123,12 @@ func (e *statusError) Is(target error) bool {
 
 // blame turns an error of the token exchange into ours.
 func (c *client) blame(err error, auth authn.Authenticator) error {
-	var te *transport.Error
-	if errors.As(err, &te) {
+	// A server with TLS also answers the attempt at plain HTTP, with a status that
+	// says nothing.
+	if cert, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return &transportError{clean(c.repo.RegistryStr()), tlsHint(cert)}
+	}
+	if te, ok := errors.AsType[*transport.Error](err); ok {
 		se := &statusError{status: te.StatusCode}
 		if len(te.Errors) > 0 {
 			se.message = clean(te.Errors[0].Message)
@@ -133,7 +138,29 @@ func (c *client) blame(err error, auth authn.Authenticator) error {
 		}
 		return fmt.Errorf("log in: %w", se)
 	}
-	return fmt.Errorf("%s: %w", clean(c.repo.RegistryStr()), tlsHint(err))
+	return tlsHint(unreachable(err))
+}
+
+// transportError is a request without an answer. Unlike a url.Error it does not
+// tell the whole address: that of a redirect may contain a signature.
+type transportError struct {
+	host string
+	err  error
+}
+
+func (e *transportError) Error() string { return e.host + ": " + e.err.Error() }
+func (e *transportError) Unwrap() error { return e.err }
+
+func unreachable(err error) error {
+	ue, ok := errors.AsType[*url.Error](err)
+	if !ok {
+		return err
+	}
+	host := "registry"
+	if u, perr := url.Parse(ue.URL); perr == nil && u.Host != "" {
+		host = clean(u.Host)
+	}
+	return &transportError{host, ue.Err}
 }
 
 // tlsHint says what can be done about a certificate that is not trusted, and
@@ -154,8 +181,8 @@ func tlsHint(err error) error {
 // status is one of ok, is read through the watch, which the caller must stop.
 func (c *client) get(ctx context.Context, method, kind, id string, header http.Header, bound int64, ok ...int) (*http.Response, *watch, error) {
 	w := newWatch(withBodyBound(ctx, bound), c.stall)
-	url := "https://" + c.repo.RegistryStr() + "/v2/" + c.repo.RepositoryStr() + "/" + kind + "/" + id
-	req, err := http.NewRequestWithContext(w.ctx, method, url, nil)
+	address := "https://" + c.repo.RegistryStr() + "/v2/" + c.repo.RepositoryStr() + "/" + kind + "/" + id
+	req, err := http.NewRequestWithContext(w.ctx, method, address, nil)
 	if err != nil {
 		w.stop()
 		return nil, nil, err
@@ -166,7 +193,7 @@ func (c *client) get(ctx context.Context, method, kind, id string, header http.H
 	req.Header.Set("User-Agent", c.agent)
 	resp, err := c.http.Do(req)
 	if err != nil {
-		err = w.explain(tlsHint(err))
+		err = w.explain(tlsHint(unreachable(err)))
 		w.stop()
 		return nil, nil, err
 	}

@@ -114,7 +114,7 @@ func (dl *download) complete(ctx context.Context) (pieces int, err error) {
 		if dl.off >= best+enough {
 			best, try = dl.off, 1
 		} else if try++; try > maxTries {
-			return 0, fmt.Errorf("%w (after %d of %d bytes, %d tries)", err, dl.off, dl.d.Size, maxTries)
+			return 0, fmt.Errorf("%w: %w (after %d of %d bytes, %d tries)", ErrRegistry, err, dl.off, dl.d.Size, maxTries)
 		}
 		pieces++
 		if err := dl.c.pause(ctx, try-1, err); err != nil {
@@ -218,7 +218,7 @@ func (dl *download) copy(ctx context.Context, body io.Reader) error {
 
 // putBlob stores small content whose digest is known to be right.
 func (s *Store) putBlob(h v1.Hash, raw []byte) error {
-	if s.haveBlob(descriptor{Digest: h, Size: int64(len(raw))}) {
+	if _, err := s.readBlob(descriptor{Digest: h, Size: int64(len(raw))}, int64(len(raw))); err == nil {
 		return nil
 	}
 	return s.replace(s.blobPath(h), raw)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -79,6 +80,9 @@ func (s *Store) pull(ctx context.Context, text string, o PullOptions) (*Image, e
 		if o.Policy == PullNever {
 			return nil, ErrNotCached
 		}
+	}
+	if err := s.create(); err != nil { // it may have been removed since OpenStore
+		return nil, err
 	}
 	p := newProgress(ref.full, o.Progress)
 	var im *Image
@@ -162,9 +166,6 @@ func (im *Image) platform() Platform {
 
 // pullOnce asks the registry. Nobody else pulls this reference meanwhile.
 func (s *Store) pullOnce(ctx context.Context, ref reference, o *PullOptions, p *progress) (*Image, error) {
-	if err := s.create(); err != nil { // it may have been removed since OpenStore
-		return nil, err
-	}
 	if _, err := s.sweepTemp(); err != nil {
 		return nil, err
 	}
@@ -234,14 +235,7 @@ func (s *Store) materialise(ctx context.Context, c *client, m *manifest, o *Pull
 	if err := s.putBlob(m.desc.Digest, m.raw); err != nil {
 		return nil, err
 	}
-	if _, err := s.fetchBlob(ctx, c, m.config, nil); err != nil {
-		return nil, fmt.Errorf("configuration %s: %w", m.config.Digest, err)
-	}
-	raw, err := s.readBlob(m.config, maxConfig)
-	if err != nil {
-		return nil, err
-	}
-	cfg, diffIDs, err := parseConfig(raw, len(m.layers))
+	cfg, diffIDs, err := s.fetchConfig(ctx, c, m)
 	if err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", m.config.Digest, err)
 	}
@@ -260,6 +254,24 @@ func (s *Store) materialise(ctx context.Context, c *client, m *manifest, o *Pull
 		return nil, orCause(ctx, err)
 	}
 	return info, syncDir(s.blobDir())
+}
+
+// fetchConfig brings the configuration into the cache. One that is damaged there
+// is fetched again.
+func (s *Store) fetchConfig(ctx context.Context, c *client, m *manifest) (Config, []v1.Hash, error) {
+	if _, err := s.readBlob(m.config, maxConfig); errors.Is(err, ErrCorrupt) {
+		if err := os.Remove(s.blobPath(m.config.Digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Config{}, nil, err
+		}
+	}
+	if _, err := s.fetchBlob(ctx, c, m.config, nil); err != nil {
+		return Config{}, nil, err
+	}
+	raw, err := s.readBlob(m.config, maxConfig)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	return parseConfig(raw, len(m.layers))
 }
 
 // fetchLayers starts the downloads, bottom first, and returns how to wait for

@@ -33,12 +33,31 @@ func parseReference(s string, insecure bool) (reference, error) {
 	if err != nil {
 		return reference{}, fmt.Errorf("%w: %w", ErrReference, err)
 	}
+	if err := checkPath(r.Context().RepositoryStr()); err != nil {
+		return reference{}, err
+	}
+	if host := hostOf(r.Context().RegistryStr()); host == "" || strings.HasPrefix(host, ".") || strings.HasSuffix(host, ".") {
+		return reference{}, fmt.Errorf("%w: %q is not a registry's host name", ErrReference, clean(host))
+	}
 	if d, ok := r.(name.Digest); ok {
 		if h, err := v1.NewHash(d.DigestStr()); err != nil || h.Algorithm != "sha256" {
 			return reference{}, fmt.Errorf("%w: only sha256 digests are supported", ErrReference)
 		}
 	}
 	return reference{r, familiar(r.Name())}, nil
+}
+
+// checkPath holds a repository's name against distribution-spec 1.1: it becomes
+// part of an address, where "..", for one, has a meaning.
+func checkPath(path string) error {
+	const word = "abcdefghijklmnopqrstuvwxyz0123456789"
+	for part := range strings.SplitSeq(path, "/") {
+		ends := len(part) > 0 && strings.Contains(word, part[:1]) && strings.Contains(word, part[len(part)-1:])
+		if !ends || strings.Trim(part, word+"._-") != "" || strings.Contains(part, "..") {
+			return fmt.Errorf("%w: %q cannot be a part of an image's name", ErrReference, clean(part))
+		}
+	}
+	return nil
 }
 
 // familiar is a full name as people write it: the default registry's API has

@@ -72,6 +72,9 @@ func transient(err error) bool {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dns.IsTemporary && !dns.IsNotFound
 	}
+	if _, ok := errors.AsType[*transportError](err); ok {
+		return true // asking again changes nothing at the other end
+	}
 	_, isNet := errors.AsType[net.Error](err)
 	return isNet
 }

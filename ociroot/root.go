@@ -75,7 +75,7 @@ type converter struct {
 }
 
 // errDamaged is a blob of the cache that lost its content. It has been removed.
-var errDamaged = errors.New("a blob of the cache was damaged, and removed")
+var errDamaged error = &sentinel{"a blob of the cache was missing or damaged", ErrCorrupt}
 
 // root makes the manifest's root unless it is there. The caller has announced
 // everything in a lease.
@@ -194,7 +194,7 @@ func (cv *converter) layer(ctx context.Context, b *flatten.Builder, i int, budge
 	d := cv.m.layers[i]
 	f, err := os.Open(cv.s.blobPath(d.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("%w: the blob is missing", errDamaged)
+		return 0, fmt.Errorf("%w: it is missing", errDamaged)
 	}
 	if err != nil {
 		return 0, err
@@ -243,7 +243,7 @@ func (cv *converter) suspect(d descriptor, err error) error {
 	if rerr := os.Remove(path); rerr != nil {
 		return rerr
 	}
-	return fmt.Errorf("%w: %w", errDamaged, ErrCorrupt)
+	return errDamaged
 }
 
 // counted tells how much was read.
