@@ -54,6 +54,7 @@ func newRoot() *cobra.Command {
 		Long: "Sandpit runs untrusted code in microVMs: each sandbox is a virtual machine\n" +
 			"with a kernel of its own. There is no daemon and nothing else to install.",
 		Example: "  sandpit run -- sh -c 'echo hello from $(uname -sr)'\n" +
+			"  sandpit run python:3 -- python3 -c 'print(1)'\n" +
 			"  sandpit run -it\n" +
 			"  sandpit doctor",
 		Args:          cobra.NoArgs,
@@ -65,6 +66,6 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nsee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newList(), newStop(), newKill(), newRemove(), newDoctor(), newVersion())
+	root.AddCommand(newRun(), newPull(), newImage(), newList(), newStop(), newKill(), newRemove(), newDoctor(), newVersion())
 	return root
 }

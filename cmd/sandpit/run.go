@@ -22,33 +22,52 @@ type runFlags struct {
 	tty         bool
 	timeout     time.Duration
 	phases      bool
+	pull        string
+	entrypoint  string
+	registry    registryFlags
+	progress    progress
 	cfg         sandbox.Config
 }
 
 func newRun() *cobra.Command {
 	var f runFlags
 	cmd := &cobra.Command{
-		Use:   "run [flags] [-- COMMAND [ARG…]]",
+		Use:   "run [flags] [IMAGE] [-- COMMAND [ARG…]]",
 		Short: "Run a command in a new sandbox",
 		Long: "Run boots a sandbox, runs the command in it and ends it again. Standard input,\n" +
 			"output and error are the command's, and so is the exit status; 125 means that\n" +
 			"sandpit itself failed, 126 that the command cannot be executed, 127 that there\n" +
-			"is none of that name. Without a command it runs the shell.\n\n" +
+			"is none of that name.\n\n" +
+			"IMAGE is a reference of a registry's image; or, beginning with /, ./ or ../, a\n" +
+			"directory or a disk image (.raw, .img, .qcow2). Without one the embedded default\n" +
+			"image runs. The command follows the image's entrypoint, if it has one; without a\n" +
+			"command the image's own runs, or else the shell.\n\n" +
 			"A sandbox without a name leaves nothing behind; one with a name leaves its\n" +
 			"record, which 'sandpit rm' deletes, unless --rm is given.",
 		Example: "  sandpit run -- sh -c 'echo out; echo err >&2; exit 7'\n" +
 			"  sandpit run --cpus 2 --memory 1024 -- nproc\n" +
 			"  tar c . | sandpit run -- sha256sum\n" +
+			"  sandpit run debian:12 -- cat /etc/os-release\n" +
+			"  sandpit run ./rootfs -- /bin/sh\n" +
 			"  sandpit run -it",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if n := cmd.ArgsLenAtDash(); n > 0 || n < 0 && len(args) > 0 {
-				return fmt.Errorf("%q is before the --: this version runs the embedded default image only, so the command follows a --\nsee 'sandpit run --help'", args[0])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("entrypoint") {
+				f.cfg.Entrypoint = []string{}
+				if f.entrypoint != "" {
+					f.cfg.Entrypoint = []string{f.entrypoint}
+				}
 			}
-			return nil
+			image, command, err := splitArgs(cmd.ArgsLenAtDash(), args)
+			if err != nil {
+				return err
+			}
+			f.cfg.Image = image
+			return f.run(cmd.Context(), command)
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), args) },
 	}
 	fl := cmd.Flags()
+	// What follows the image is the command's.
+	fl.SetInterspersed(false)
 	fl.SortFlags = false
 	fl.StringVar(&f.name, "name", "", "name of the sandbox (default: a random one)")
 	fl.IntVar(&f.cfg.CPUs, "cpus", sandbox.DefaultCPUs, "number of virtual CPUs")
@@ -62,8 +81,30 @@ func newRun() *cobra.Command {
 	fl.DurationVar(&f.timeout, "timeout", 0, "kill the command after this time (status 124)")
 	fl.BoolVar(&f.remove, "rm", false, "delete the sandbox's record at the end")
 	fl.StringVar(&f.cfg.Kernel, "kernel", "", "boot this kernel instead of the bundled one")
+	fl.StringVar(&f.pull, "pull", string(sandbox.PullIfMissing), "when to ask the registry for the image: always, if-missing or never")
+	f.registry.add(fl)
+	fl.BoolVarP(&f.registry.quiet, "quiet", "q", false, "no progress of a pull")
+	fl.StringVar(&f.entrypoint, "entrypoint", "", "put this before the command instead of the image's entrypoint; '' is none")
+	fl.IntVar(&f.cfg.UpperSize, "upper-size", 0, "size in MiB of the disk that takes the writes (default 4096)")
+	fl.BoolVar(&f.cfg.UpperTmpfs, "upper-tmpfs", false, "keep the writes in the guest's memory instead")
 	fl.BoolVar(&f.phases, "phases", false, "print where the boot's time went to standard error")
 	return cmd
+}
+
+// splitArgs tells the image from the command: [IMAGE] [--] [COMMAND ARG…]. dash
+// is how many arguments came before a -- that ended the flags, or -1.
+func splitArgs(dash int, args []string) (image string, command []string, err error) {
+	if dash == 0 || len(args) == 0 {
+		return "", args, nil
+	}
+	image, command = args[0], args[1:]
+	if len(command) > 0 && command[0] == "--" {
+		return image, command[1:], nil
+	}
+	if len(command) > 0 && strings.HasPrefix(command[0], "-") {
+		return "", nil, fmt.Errorf("%s: flags go before the image; what is the command's follows a --\nsee 'sandpit run --help'", command[0])
+	}
+	return image, command, nil
 }
 
 // run is the command's whole life.
@@ -72,6 +113,7 @@ func (f *runFlags) run(ctx context.Context, args []string) error {
 		return err
 	}
 	sb, err := sandbox.Create(ctx, f.name, f.cfg)
+	f.progress.end()
 	if err != nil {
 		return err
 	}
@@ -87,6 +129,13 @@ func (f *runFlags) prepare() error {
 	if f.timeout < 0 {
 		return fmt.Errorf("--timeout %v: want a positive time", f.timeout)
 	}
+	auth, err := f.registry.auth()
+	if err != nil {
+		return err
+	}
+	f.progress = newProgress(f.registry.quiet)
+	f.cfg.PullPolicy, f.cfg.RegistryAuth, f.cfg.PullProgress = sandbox.PullPolicy(f.pull), auth, f.progress.event
+	f.cfg.RegistryInsecure, f.cfg.RegistryCAFile = f.registry.insecure, f.registry.caFile
 	f.cfg.Ephemeral = f.remove || f.name == ""
 	if f.name == "" {
 		f.name = "run-" + strings.ToLower(rand.Text()[:12])
@@ -115,10 +164,7 @@ func (f *runFlags) prepare() error {
 
 // exec runs the command and turns its end into an error with a status.
 func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string) error {
-	if len(args) == 0 {
-		args = []string{sb.Config().Shell}
-	}
-	cmd := sb.Command(ctx, args[0], args[1:]...)
+	cmd := sb.MainCommand(ctx, args...)
 	cmd.Timeout = f.timeout
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if f.interactive || !isTerminal(os.Stdin) {

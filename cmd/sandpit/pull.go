@@ -1,0 +1,120 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sandpit-vm/sandpit/sandbox"
+)
+
+// registryFlags are the flags of everything that asks a registry.
+type registryFlags struct {
+	creds    string
+	insecure bool
+	caFile   string
+	quiet    bool
+}
+
+func (f *registryFlags) add(fl *pflag.FlagSet) {
+	fl.StringVar(&f.creds, "creds", "", "credentials, USER:PASSWORD (default: Docker's configuration and its helpers)")
+	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP")
+	fl.StringVar(&f.caFile, "ca-file", "", "trust the certification authorities of this PEM file too")
+}
+
+func (f *registryFlags) auth() (*sandbox.RegistryAuth, error) {
+	if f.creds == "" {
+		return nil, nil
+	}
+	user, password, ok := strings.Cut(f.creds, ":")
+	if !ok || user == "" {
+		return nil, errors.New("--creds: want USER:PASSWORD")
+	}
+	return &sandbox.RegistryAuth{Username: user, Password: password}, nil
+}
+
+// output is how a command prints what it found.
+type output struct{ format string }
+
+func (o *output) add(fl *pflag.FlagSet) {
+	fl.StringVar(&o.format, "format", "table", "output: table or json")
+}
+
+func (o *output) check() error {
+	if o.format != "table" && o.format != "json" {
+		return fmt.Errorf("--format %q: want table or json", o.format)
+	}
+	return nil
+}
+
+func (o *output) json() bool { return o.format == "json" }
+
+func printJSON(v any) error {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+func newPull() *cobra.Command {
+	var (
+		f        registryFlags
+		out      output
+		policy   string
+		platform string
+	)
+	cmd := &cobra.Command{
+		Use:   "pull IMAGE…",
+		Short: "Bring images from a registry into the cache",
+		Long: "Pull asks the registry what each reference means, downloads what is missing\n" +
+			"and makes the root file system. It prints the digests.",
+		Example: "  sandpit pull debian:12\n  sandpit pull --ca-file ca.pem registry.example:5000/team/app:1.2",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, refs []string) error {
+			auth, err := f.auth()
+			if err != nil {
+				return err
+			}
+			if err := out.check(); err != nil {
+				return err
+			}
+			o := sandbox.PullOptions{Policy: sandbox.PullPolicy(policy), Auth: auth, Insecure: f.insecure, CAFile: f.caFile}
+			if platform != "" {
+				if o.Platform, err = sandbox.ParsePlatform(platform); err != nil {
+					return err
+				}
+			}
+			var images []*sandbox.Image
+			for _, ref := range refs {
+				p := newProgress(f.quiet)
+				o.Progress = p.event
+				im, err := sandbox.PullImage(cmd.Context(), ref, o)
+				p.end()
+				if err != nil {
+					return err
+				}
+				if !out.json() {
+					fmt.Println(im.Digest)
+				}
+				images = append(images, im)
+			}
+			if out.json() {
+				return printJSON(images)
+			}
+			return nil
+		},
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	fl.StringVar(&policy, "pull", string(sandbox.PullAlways), "when to ask the registry: always, if-missing or never")
+	fl.StringVar(&platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] (default linux/amd64)")
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
+	f.add(fl)
+	out.add(fl)
+	return cmd
+}
