@@ -44,7 +44,7 @@ type node struct {
 }
 
 // Nodes are kept in segments, so that growing copies nothing.
-const segmentBits = 12
+const segmentBits = 10
 
 type segment [1 << segmentBits]node
 
@@ -277,7 +277,7 @@ type arena struct {
 	size   int64
 }
 
-const arenaChunkBits = 20
+const arenaChunkBits = 16
 
 // add copies p, at most 4095 bytes, and returns where it is.
 func (a *arena) add(p []byte) uint32 {

@@ -32,7 +32,7 @@ const (
 const rootEntry = 1
 
 // Entries are kept in segments, so that growing copies nothing.
-const segmentBits = 12
+const segmentBits = 10
 
 type segment [1 << segmentBits]entry
 
@@ -194,7 +194,7 @@ type names struct {
 	size   int64
 }
 
-const nameChunkBits = 18
+const nameChunkBits = 16
 
 func (n *names) add(name []byte) uint32 {
 	k := len(n.chunks) - 1
