@@ -70,6 +70,9 @@ func decompress(r io.Reader) (io.ReadCloser, compression, error) {
 	switch c {
 	case packedGzip:
 		z, err := gzip.NewReader(br)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // its first bytes are there
+		}
 		if err != nil {
 			return nil, c, src.blame(err)
 		}

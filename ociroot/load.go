@@ -196,6 +196,9 @@ func (a *archive) member(ctx context.Context, h *tar.Header, r io.Reader) error 
 		var b bytes.Buffer
 		left := int64(maxManifest)
 		if _, err := copyBounded(ctx, &b, r, &left); err != nil {
+			if left < 0 {
+				err = exceeds("more than %d bytes", maxManifest)
+			}
 			return err
 		}
 		*small = b.Bytes()

@@ -36,8 +36,8 @@ func parseReference(s string, insecure bool) (reference, error) {
 	if err := checkPath(r.Context().RepositoryStr()); err != nil {
 		return reference{}, err
 	}
-	if host := hostOf(r.Context().RegistryStr()); host == "" || strings.HasPrefix(host, ".") || strings.HasSuffix(host, ".") {
-		return reference{}, fmt.Errorf("%w: %q is not a registry's host name", ErrReference, clean(host))
+	if reg := r.Context().RegistryStr(); !isHost(reg) {
+		return reference{}, fmt.Errorf("%w: %q is not a registry's host name", ErrReference, clean(reg))
 	}
 	if d, ok := r.(name.Digest); ok {
 		if h, err := v1.NewHash(d.DigestStr()); err != nil || h.Algorithm != "sha256" {
@@ -58,6 +58,12 @@ func checkPath(path string) error {
 		}
 	}
 	return nil
+}
+
+func isHost(hostport string) bool {
+	const rest = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]"
+	host := hostOf(hostport)
+	return host != "" && strings.Trim(hostport, rest) == "" && strings.Trim(host, ".") == host && !strings.Contains(host, "..")
 }
 
 // familiar is a full name as people write it: the default registry's API has

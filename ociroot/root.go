@@ -216,6 +216,9 @@ func (cv *converter) layer(ctx context.Context, b *flatten.Builder, i int, budge
 	}
 	a.Close()
 	if err != nil {
+		if fe, ok := errors.AsType[*flatten.Error](err); ok { // the layer is named by the caller
+			err = fmt.Errorf("%w (at %.300q)", fe.Err, fe.Name)
+		}
 		return 0, orCause(ctx, err)
 	}
 	if got := hashOf(h.Sum(nil)); got != cv.diffIDs[i] {
