@@ -186,3 +186,53 @@ func everything(t testing.TB) []ent {
 	}
 	return ents
 }
+
+// In the guest, overlayfs is over the image: what only looks like its own is
+// shown as it was, and is not obeyed.
+func TestMountUnderOverlay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a Linux with EROFS, for which -short starts no machine")
+	}
+	if !inMachine(t) {
+		return
+	}
+	xattrs := func(kv ...string) func(*ent) {
+		return func(e *ent) {
+			e.PAXRecords = map[string]string{}
+			for i := 0; i < len(kv); i += 2 {
+				e.PAXRecords["SCHILY.xattr."+kv[i]] = kv[i+1]
+			}
+		}
+	}
+	names := []string{"trusted.overlay.opaque", "trusted.overlay.redirect", "trusted.overlay.whiteout", "trusted.overlay.overlay.opaque", "user.overlay.opaque"}
+	values := []string{"y", "/secret", "", "y", "y"}
+	var kv []string
+	for i := range names {
+		kv = append(kv, names[i], values[i])
+	}
+	f, _, err := build(t, flatten.Options{}, archive(t,
+		with(dir("d", 0o755), xattrs(kv...)), file("d/f", "f"), dir("secret", 0o700), file("secret/s", "s"),
+		with(file("meta", "data"), xattrs("trusted.overlay.metacopy", "", "trusted.overlay.redirect", "/secret/s")),
+		with(file("gone", ""), func(e *ent) { e.Typeflag = tar.TypeChar })))
+	require.NoError(t, err)
+	lower, merged, upper := mount(t, f.Name()), t.TempDir(), t.TempDir()
+	require.NoError(t, unix.Mount("tmpfs", upper, "tmpfs", 0, ""))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(upper, 0)) })
+	require.NoError(t, os.Mkdir(upper+"/u", 0o755))
+	require.NoError(t, os.Mkdir(upper+"/w", 0o755))
+	require.NoError(t, unix.Mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s/u,workdir=%s/w,metacopy=on", lower, upper, upper)))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(merged, 0)) })
+
+	entries, err := os.ReadDir(merged)
+	require.NoError(t, err)
+	require.Len(t, entries, 3)
+	for path, want := range map[string]string{"d/f": "f", "meta": "data", "secret/s": "s"} {
+		b, err := os.ReadFile(filepath.Join(merged, path))
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+	got := xattrLine(t, filepath.Join(merged, "d"))
+	for i, name := range names {
+		require.Contains(t, got, fmt.Sprintf(" %s=%x", name, values[i]))
+	}
+}
