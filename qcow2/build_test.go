@@ -16,6 +16,7 @@ type layout struct {
 	refOrder    uint
 	size        int64
 	autoclear   uint64
+	zstd        bool
 }
 
 // build returns an empty image: header, refcount table, L1 table, refcount
@@ -50,6 +51,10 @@ func build(l layout) []byte {
 		be.PutUint64(p[offAutoclear:], l.autoclear)
 		be.PutUint32(p[offRefcountOrder:], uint32(l.refOrder))
 		be.PutUint32(p[offHeaderLength:], headerMax)
+		if l.zstd {
+			be.PutUint64(p[offIncompatible:], featureCompression)
+			p[offCompressionType] = compressionZstd
+		}
 	}
 	im := &Image{h: header{refOrder: l.refOrder}}
 	first := 1 + refTable + l1Clusters

@@ -1,13 +1,16 @@
 package qcow2
 
 import (
+	"bytes"
 	"encoding/binary"
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // one returns an image with one data cluster, at the disk's start, and where its
@@ -74,9 +77,27 @@ func TestHostileEntries(t *testing.T) {
 	})
 }
 
+// A backing file is refused in every mode, and its name, which the image chose,
+// goes nowhere.
+func TestBackingFile_T7_IsRefused(t *testing.T) {
+	for _, version := range []uint32{2, 3} {
+		l := plain
+		l.version = version
+		p := build(l)
+		put64(p, offBackingFile, 512)
+		put32(p, offBackingFile+8, 11)
+		copy(p[512:], "/etc/shadow")
+		for _, readOnly := range []bool{false, true} {
+			_, err := Open(writeFile(t, p), readOnly)
+			require.ErrorIs(t, err, ErrUnsupported)
+			require.NotContains(t, err.Error(), "shadow")
+		}
+	}
+}
+
 // The disk's data is never written over a table, and a table in use is never
 // allocated.
-func TestTablesAreNotOverwritten(t *testing.T) {
+func TestTables_T7_AreNotOverwritten(t *testing.T) {
 	p, l1 := one(t, plain)
 	table := binary.BigEndian.Uint64(p[l1:]) & entryOffset
 	block := binary.BigEndian.Uint64(p[binary.BigEndian.Uint64(p[offRefcountTable:]):])
@@ -151,4 +172,69 @@ func TestMemoryIsBounded(t *testing.T) {
 	st, err := os.Stat(f.Name())
 	require.NoError(t, err)
 	require.LessOrEqual(t, st.Size(), int64(1<<40+4<<20))
+}
+
+// A device cannot grow, and its free space holds anything.
+func TestDevice(t *testing.T) {
+	p := build(layout{version: 3, clusterBits: 16, refOrder: 4, size: 1 << 20})
+	for range 10 * 65536 / sector {
+		p = append(p, stamped(99, 1)...)
+	}
+	f := &memFile{data: p}
+	im, err := open(f, int64(len(p)), false)
+	require.NoError(t, err)
+	im.device = true
+	f.fail = func(kind byte) error {
+		if kind == 'g' {
+			return os.NewSyscallError("grow the device", unix.ENOSPC)
+		}
+		return nil
+	}
+	for g := range int64(9) { // and an L2 table
+		_, err := im.PwriteV([][]byte{stamped(uint64(g)+1, 1)}, g<<16+5*sector)
+		require.NoError(t, err)
+	}
+	_, err = im.PwriteV([][]byte{{1}}, 9<<16)
+	require.ErrorIs(t, err, unix.ENOSPC)
+	buf := make([]byte, 65536)
+	for g := range int64(16) {
+		require.NoError(t, readAll(im, buf, g<<16))
+		for i := range int64(65536 / sector) {
+			want := uint64(0)
+			if i == 5 && g < 9 {
+				want = uint64(g) + 1
+			}
+			require.NoError(t, checkStamp(buf[i*sector:][:sector], want))
+		}
+	}
+	require.NoError(t, im.Discard(0, 1<<18))
+	require.NoError(t, im.Sync())
+	_, err = im.PwriteV([][]byte{{1}}, 9<<16)
+	require.NoError(t, err, "a discard made room")
+	require.NoError(t, im.Close())
+	require.Zero(t, fsck(f.data))
+}
+
+func TestConcurrentRequests(t *testing.T) {
+	im := openImage(t, writeFile(t, build(layout{version: 3, clusterBits: 12, refOrder: 4, size: 1 << 20})))
+	var group sync.WaitGroup
+	for i := range int64(4) {
+		group.Go(func() {
+			buf := make([]byte, 6000)
+			for k := range int64(50) {
+				off := i<<18 + k*5000
+				if _, err := im.PwriteV([][]byte{bytes.Repeat([]byte{byte(k)}, 5000)}, off); err != nil {
+					t.Error(err)
+				}
+				if _, err := im.PreadV([][]byte{buf[:5000]}, off); err != nil || buf[4999] != byte(k) {
+					t.Error(err, buf[4999])
+				}
+				if err := im.Sync(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	require.NoError(t, im.Close())
 }

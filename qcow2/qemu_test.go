@@ -19,6 +19,10 @@ var _ virtio.BlockBackend = (*Image)(nil)
 // clean bill of health; what QEMU writes in between is read.
 func TestAgainstQEMU(t *testing.T) {
 	needQEMU(t)
+	rounds := 5
+	if testing.Short() {
+		rounds = 1
+	}
 	for i, options := range []string{
 		"cluster_size=512",
 		"cluster_size=512,refcount_bits=64",
@@ -41,7 +45,7 @@ func TestAgainstQEMU(t *testing.T) {
 			name, raw := filepath.Join(dir, "disk.qcow2"), filepath.Join(dir, "disk.raw")
 			qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", options, name, fmt.Sprint(size))
 			d := &diskModel{want: make([]byte, size), r: r}
-			for round := range 6 {
+			for round := range rounds {
 				f := openFile(t, name)
 				d.im = openImage(t, f)
 				require.EqualValues(t, size, d.im.Size())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 )
 
@@ -38,7 +40,7 @@ func starts(t testing.TB) []start {
 		fullRefTable(t),
 		withHistory(t, layout{version: 3, clusterBits: 9, refOrder: 5, size: 300 << 10}),
 		withHistory(t, layout{version: 2, clusterBits: 12, refOrder: 4, size: 1 << 20}),
-		withHistory(t, layout{version: 3, clusterBits: 13, refOrder: 3, size: 3<<19 + sector}))
+		withHistory(t, layout{version: 3, clusterBits: 13, refOrder: 3, size: 3<<19 + sector, zstd: true}))
 	if testing.Short() {
 		return list
 	}
@@ -100,13 +102,8 @@ func compress(t testing.TB, p *player, nth int64) {
 			continue
 		}
 		require.NoError(t, im.readCluster(plain, m, 0))
-		var packed bytes.Buffer
-		w, err := flate.NewWriter(&packed, 6)
-		require.NoError(t, err)
-		_, err = w.Write(plain)
-		require.NoError(t, err)
-		require.NoError(t, w.Close())
-		n := int64(packed.Len())
+		packed := pack(t, plain, im.h.compression)
+		n := int64(len(packed))
 		if at+n > end {
 			require.NoError(t, im.ownTable(g))
 			r, _, err := im.allocate(2)
@@ -123,7 +120,7 @@ func compress(t testing.TB, p *player, nth int64) {
 			im.giveUp(r.first, r.n)
 		}
 		require.NoError(t, im.ownTable(g))
-		require.NoError(t, im.writeMeta(packed.Bytes(), at))
+		require.NoError(t, im.writeMeta(packed, at))
 		sectors := (at+n-1)>>9 - at>>9
 		e := uint64(at) | uint64(sectors)<<(62-(bits-8)) | entryCompressed
 		mc, err := im.decode(e)
@@ -139,6 +136,22 @@ func compress(t testing.TB, p *player, nth int64) {
 		at += n
 	}
 	require.NoError(t, p.verify())
+}
+
+func pack(t testing.TB, plain []byte, compression uint8) []byte {
+	var packed bytes.Buffer
+	var w io.WriteCloser
+	var err error
+	if compression == compressionZstd {
+		w, err = zstd.NewWriter(&packed, zstd.WithEncoderConcurrency(1))
+	} else {
+		w, err = flate.NewWriter(&packed, 6)
+	}
+	require.NoError(t, err)
+	_, err = w.Write(plain)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return packed.Bytes()
 }
 
 func addRef(t testing.TB, im *Image, c int64) {
