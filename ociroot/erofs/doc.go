@@ -29,8 +29,10 @@
 // Inodes are of the extended kind, as the compact one has no time of its own.
 // What a directory's last block holds and where a symbolic link points lies
 // beside the inode if it fits in the inode's block. The ends of regular files do
-// not: whole blocks can be mapped by DAX and need no copy, and inodes without
-// data between them make a walk of the tree touch fewer blocks.
+// not, unlike in mkfs.erofs' images. Measured with Python's library, /etc and
+// zoneinfo (5520 files, 92 MiB) on Linux 6.18, both with cold caches: the image is
+// 13 % larger; a walk with lstat makes 187 requests of the disk instead of 2475,
+// reading every file 6418 instead of 5760. And whole blocks can be mapped by DAX.
 //
 // A file that has 64 KiB or more of zeros at a multiple of 64 KiB is stored in
 // chunks, and such chunks of zeros are not stored. Space of files that were

@@ -52,6 +52,9 @@ type made struct {
 // layer's; without it, the result is 0 if there is no such directory.
 func (b *Builder) resolve(path [][]byte, m *made) (uint32, error) {
 	dir := uint32(rootEntry)
+	if m != nil {
+		b.tree.touch(rootEntry)
+	}
 	links := 0
 	rest := path
 	for steps := 1; len(rest) > 0; steps++ {
@@ -134,22 +137,26 @@ func (b *Builder) removeAll(e uint32) error { return b.prune(e, false) }
 // what the current layer has stays. A directory that stays only for what the
 // layer has below it loses the lower layers' attributes.
 func (b *Builder) removeLower(e uint32) error {
-	for up := e; up != rootEntry; up = b.tree.at(up).parent {
-		if b.tree.clean(up) {
-			return nil
-		}
+	if b.onlyUpper(e) {
+		return nil
 	}
 	return b.prune(e, true)
 }
 
+// onlyUpper says if a directory or one that it is in has nothing of lower layers.
+func (b *Builder) onlyUpper(e uint32) bool {
+	for !b.tree.clean(e) {
+		if e == rootEntry {
+			return false
+		}
+		e = b.tree.at(e).parent
+	}
+	return true
+}
+
 // removeLowerIn does so with a directory's entries.
 func (b *Builder) removeLowerIn(dir uint32) error {
-	for up := dir; up != rootEntry; up = b.tree.at(up).parent {
-		if b.tree.clean(up) {
-			return nil
-		}
-	}
-	if b.tree.clean(rootEntry) {
+	if b.onlyUpper(dir) {
 		return nil
 	}
 	for e := b.tree.at(dir).child; e != 0; {
