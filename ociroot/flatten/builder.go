@@ -10,14 +10,14 @@ import (
 // Limits bound what layers may ask for. Zero fields have the defaults.
 type Limits struct {
 	// Entries bounds what is read, over all layers: entries of archives,
-	// whiteouts included, and directories made for them. Default 1,000,000,
-	// which takes about 120 MiB of memory.
+	// whiteouts included, and directories made for them. Default 1,000,000.
 	Entries int64
 	// Bytes bounds the archives' length and the files' sizes, sparse ones with
 	// their holes, each over all layers. Default 64 GiB.
 	Bytes int64
 	// NameBytes bounds the memory for names, link targets and extended
-	// attributes. Default 64 MiB.
+	// attributes. Default 32 MiB: with as many entries as the default allows, 212
+	// MiB of heap were measured, half of it what the collector had not freed yet.
 	NameBytes int64
 }
 
@@ -29,7 +29,7 @@ func (l Limits) withDefaults() Limits {
 		l.Bytes = 64 << 30
 	}
 	if l.NameBytes <= 0 {
-		l.NameBytes = 64 << 20
+		l.NameBytes = 32 << 20
 	}
 	// The tree counts in 32 bits.
 	l.Entries = min(l.Entries, math.MaxUint32/2)
