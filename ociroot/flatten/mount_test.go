@@ -181,6 +181,16 @@ func everything(t testing.TB) []ent {
 		xattr(dir("d/many", 0o755), "user.large", string(random[:3000])),
 		file("zeros", strings.Repeat("\x00", 300_000)), file("holes", strings.Repeat("\x00", 200_000)+"x"+strings.Repeat("\x00", 400_000)+"y"),
 	}
+	// Directories that end anywhere around the end of a block.
+	for _, n := range []int{13, 14, 15, 16, 17, 31} {
+		for length := 200; length <= 255; length += 5 {
+			d := fmt.Sprintf("d/%d of %d", n, length)
+			ents = append(ents, dir(d, 0o755))
+			for i := range n {
+				ents = append(ents, link(fmt.Sprintf("%s/%03d%s", d, i, long[3:length]), "small"))
+			}
+		}
+	}
 	for i := range 1000 {
 		ents = append(ents, file(fmt.Sprintf("d/many/%d-%s", i, long[:i%200]), fmt.Sprint(i)))
 	}
