@@ -107,6 +107,9 @@ func (e *statusError) Error() string {
 	if e.message != "" {
 		s += ": " + e.message
 	}
+	if errors.Is(e, ErrUnauthorized) { // many registries say so of what they do not have
+		s += " (there is no such image, or it needs other credentials)"
+	}
 	return s
 }
 
@@ -133,8 +136,8 @@ func (c *client) blame(err error, auth authn.Authenticator) error {
 		if len(te.Errors) > 0 {
 			se.message = clean(te.Errors[0].Message)
 		}
-		if auth == authn.Anonymous && errors.Is(se, ErrUnauthorized) {
-			return fmt.Errorf("%w: %w (no credentials were found)", ErrUnauthorized, se)
+		if auth == authn.Anonymous {
+			return fmt.Errorf("without credentials: %w", se)
 		}
 		return fmt.Errorf("log in: %w", se)
 	}

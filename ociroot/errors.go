@@ -87,6 +87,8 @@ func remedied(err error) error {
 		return fmt.Errorf("%w (prune the image cache, or put it on another disk)", err)
 	case errors.Is(err, unix.EROFS), errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w (the image cache must be writable for this user)", err)
+	case errors.Is(err, unix.EFBIG):
+		return fmt.Errorf("%w (the limit of file sizes, ulimit -f, is too small)", err)
 	}
 	return err
 }

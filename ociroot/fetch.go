@@ -162,7 +162,7 @@ func (dl *download) once(ctx context.Context) error {
 	if want := dl.d.Size - dl.off; resp.ContentLength >= 0 && resp.ContentLength != want {
 		return malformed("the registry announces %d bytes where the manifest leaves %d", resp.ContentLength, want)
 	}
-	return dl.copy(ctx, resp.Body)
+	return dl.copy(ctx, &early{r: resp.Body, f: dl.f})
 }
 
 // position makes the file ready for what the answer holds.

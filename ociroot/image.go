@@ -106,6 +106,9 @@ func (s *Store) find(name string) (*v1.Descriptor, error) {
 	if hex, ok := strings.CutPrefix(name, "sha256:"); ok {
 		return findDigest(ix, hex)
 	}
+	if d := named(ix, name); d != nil && name != "" {
+		return d, nil // as another tool may have written it
+	}
 	ref, err := parseReference(name, false)
 	if err != nil {
 		return nil, err

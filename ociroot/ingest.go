@@ -21,7 +21,7 @@ type intake struct {
 }
 
 func (s *Store) intake(ctx context.Context, bytes int64) (*intake, error) {
-	if err := s.create(); err != nil {
+	if err := s.create(ctx); err != nil {
 		return nil, err
 	}
 	if _, err := s.sweepTemp(); err != nil {

@@ -16,6 +16,7 @@ type childJob struct {
 	Dir, Ref string
 	Start    time.Time // when to begin, so that several begin at once
 	Hold     bool      // keep the root open until standard input ends
+	Memory   bool      // report /proc/self/status at the end
 }
 
 func TestMain(m *testing.M) {
@@ -62,6 +63,13 @@ func child(text string) error {
 		return err
 	}
 	fmt.Println(im.Digest)
+	if job.Memory {
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			return err
+		}
+		os.Stdout.Write(status)
+	}
 	if job.Hold {
 		os.Stdin.Read(make([]byte, 1))
 	}

@@ -18,6 +18,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 // command is a process of childJob.
@@ -233,4 +234,110 @@ func TestPrune_OpenRoot(t *testing.T) {
 	require.Equal(t, []string{string(digest)}, p.Roots)
 	require.NoFileExists(t, root)
 	requireExactly(t, s)
+}
+
+// A disk or a limit that is too small gives an error that says so, and leaves
+// nothing that prune does not remove.
+func TestPull_NoRoom(t *testing.T) {
+	r := newRegistry(t)
+	ref := r.push(t, "large:v1", large(t))
+	dir := filepath.Join(t.TempDir(), "cache")
+	c := command(t, childJob{Dir: dir, Ref: ref})
+	c.Args = []string{"sh", "-c", `ulimit -f 1024; exec "$0"`, c.Path}
+	sh, err := exec.LookPath("sh")
+	require.NoError(t, err)
+	c.Path = sh
+	out, err := c.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "file too large (the limit of file sizes")
+	s, err := OpenStore(dir, Options{})
+	require.NoError(t, err)
+	nothingLeft(t, s)
+}
+
+// Goroutines of one process exclude each other as processes do, and a prune
+// that runs all the time takes nothing away from them.
+func TestPull_Goroutines(t *testing.T) {
+	r, s := newRegistry(t), newStore(t, Options{})
+	ctx := context.Background()
+	refs := []string{r.push(t, "large:v1", large(t)), r.push(t, "large:v2", large(t)), r.push(t, "sample:v1", sample(t))}
+	stop, pruned := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				pruned <- nil
+				return
+			default:
+			}
+			if _, err := s.Prune(ctx, PruneOptions{}); err != nil {
+				pruned <- err
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	var g errgroup.Group
+	for i := range 12 {
+		g.Go(func() error {
+			im, err := s.Pull(ctx, refs[i%3], anonymous())
+			if err != nil {
+				return err
+			}
+			f, err := s.OpenRoot(ctx, im)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		})
+	}
+	require.NoError(t, g.Wait())
+	close(stop)
+	require.NoError(t, <-pruned)
+	m, err := large(t).Manifest()
+	require.NoError(t, err)
+	for _, l := range m.Layers { // two names, one image
+		require.Equal(t, 1, r.count("GET", "/blobs/"+l.Digest.String()))
+	}
+	list, err := s.List(ctx)
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	requireExactly(t, s, list...)
+}
+
+// What a pull may take of memory, however large the image is and however many
+// entries it has.
+func TestPull_Memory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short")
+	}
+	r := newRegistry(t)
+	var many []file
+	for i := range 200_000 {
+		many = append(many, file{name: fmt.Sprintf("dir%d/file%d", i%100, i), data: "x"})
+	}
+	big := tarOf(t, file{name: "noise", data: noise(7, 100<<20)}, file{name: "zeros", data: string(make([]byte, 300<<20))})
+	ref := r.push(t, "big:v1", imageOf(t, zstdLayer(t, big), gzLayer(t, tarOf(t, many...))))
+	out, err := command(t, childJob{Dir: filepath.Join(t.TempDir(), "cache"), Ref: ref, Memory: true}).CombinedOutput()
+	require.NoError(t, err, string(out))
+	_, rest, found := strings.Cut(string(out), "VmHWM:")
+	require.True(t, found)
+	var kib int
+	_, err = fmt.Sscan(rest, &kib)
+	require.NoError(t, err)
+	t.Logf("peak memory: %d MiB", kib>>10)
+	require.Less(t, kib>>10, 128)
+}
+
+func BenchmarkPull_Warm(b *testing.B) {
+	r, s := newRegistry(b), newStore(b, Options{})
+	ref := r.push(b, "sample:v1", sample(b))
+	pull(b, s, ref, anonymous())
+	b.ReportAllocs()
+	for b.Loop() {
+		im := pull(b, s, ref, anonymous())
+		f, err := s.OpenRoot(b.Context(), im)
+		require.NoError(b, err)
+		f.Close()
+	}
 }

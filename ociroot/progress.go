@@ -23,12 +23,13 @@ const (
 
 // Event is a step of a pull or a load.
 type Event struct {
-	Kind        EventKind `json:"kind"`
-	Ref         string    `json:"ref,omitempty"`
-	Digest      string    `json:"digest,omitempty"`
-	Layer       int       `json:"layer,omitempty"` // from 1
-	Layers      int       `json:"layers,omitempty"`
-	Done, Total int64     `json:",omitempty"`
+	Kind   EventKind `json:"kind"`
+	Ref    string    `json:"ref,omitempty"`
+	Digest string    `json:"digest,omitempty"`
+	Layer  int       `json:"layer,omitempty"` // from 1
+	Layers int       `json:"layers,omitempty"`
+	Done   int64     `json:"done,omitempty"`
+	Total  int64     `json:"total,omitempty"`
 }
 
 // progress hands events to one function, one at a time. A nil progress is

@@ -81,7 +81,7 @@ func (s *Store) pull(ctx context.Context, text string, o PullOptions) (*Image, e
 			return nil, ErrNotCached
 		}
 	}
-	if err := s.create(); err != nil { // it may have been removed since OpenStore
+	if err := s.create(ctx); err != nil { // it may have been removed since OpenStore
 		return nil, err
 	}
 	p := newProgress(ref.full, o.Progress)

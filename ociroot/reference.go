@@ -33,6 +33,9 @@ func parseReference(s string, insecure bool) (reference, error) {
 	if err != nil {
 		return reference{}, fmt.Errorf("%w: %w", ErrReference, err)
 	}
+	if !insecure && isLoopback(hostOf(r.Context().RegistryStr())) {
+		return parseReference(s, true) // tries plain HTTP too, on this machine only
+	}
 	if err := checkPath(r.Context().RepositoryStr()); err != nil {
 		return reference{}, err
 	}

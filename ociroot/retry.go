@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -59,6 +60,9 @@ func transient(err error) bool {
 			return true
 		}
 		return false
+	}
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return false // our own disk
 	}
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError

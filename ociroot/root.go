@@ -99,7 +99,7 @@ func (cv *converter) convert(ctx context.Context) (*rootInfo, error) {
 	}
 	defer discard(out) // by then it has its final name, if all is well
 	b := flatten.New(out, cv.options())
-	layers, err := cv.layers(ctx, b)
+	layers, err := cv.layers(ctx, b, out)
 	if err == nil {
 		_, err = b.Close()
 	}
@@ -154,7 +154,7 @@ func content(err error) error {
 }
 
 // layers adds all of them, bottom first.
-func (cv *converter) layers(ctx context.Context, b *flatten.Builder) ([]Layer, error) {
+func (cv *converter) layers(ctx context.Context, b *flatten.Builder, out *os.File) ([]Layer, error) {
 	budget := streamBudget(cv.limits)
 	var list []Layer
 	var done int64
@@ -164,7 +164,7 @@ func (cv *converter) layers(ctx context.Context, b *flatten.Builder) ([]Layer, e
 				return nil, err
 			}
 		}
-		n, err := cv.layer(ctx, b, i, budget, done)
+		n, err := cv.layer(ctx, b, out, i, budget, done)
 		if err != nil {
 			return nil, fmt.Errorf("layer %d (%s): %w", i+1, d.Digest, cv.suspect(d, content(err)))
 		}
@@ -190,7 +190,7 @@ func streamBudget(l flatten.Limits) int64 {
 }
 
 // layer adds one and returns the length of its tar stream.
-func (cv *converter) layer(ctx context.Context, b *flatten.Builder, i int, budget, before int64) (int64, error) {
+func (cv *converter) layer(ctx context.Context, b *flatten.Builder, out *os.File, i int, budget, before int64) (int64, error) {
 	d := cv.m.layers[i]
 	f, err := os.Open(cv.s.blobPath(d.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -209,10 +209,11 @@ func (cv *converter) layer(ctx context.Context, b *flatten.Builder, i int, budge
 	defer tar.Close()
 	h := sha256.New()
 	lim := &streamLimit{r: tar, left: budget}
-	a := readAhead(io.TeeReader(lim, h))
-	err = b.Layer(ctx, a)
+	a := readAhead(lim)
+	hashed := io.TeeReader(&early{r: a, f: out}, h) // on this side: unpacking is what takes longest
+	err = b.Layer(ctx, hashed)
 	if err == nil {
-		_, err = io.Copy(io.Discard, a) // what follows the archive's end has a part in the diffID
+		_, err = io.Copy(io.Discard, hashed) // what follows the archive's end has a part in the diffID
 	}
 	a.Close()
 	if err != nil {

@@ -58,7 +58,7 @@ func OpenStore(dir string, o Options) (*Store, error) {
 	}
 	s := &Store{dir: filepath.Clean(dir), o: o, pause: firstPause}
 	if _, err := os.Lstat(s.indexPath()); errors.Is(err, fs.ErrNotExist) {
-		if err := s.create(); err != nil {
+		if err := s.create(context.Background()); err != nil {
 			return nil, fail("create store", dir, err)
 		}
 	}
@@ -76,13 +76,13 @@ func (s *Store) Layout() string { return filepath.Join(s.dir, "oci") }
 
 // create makes what is missing; index.json comes last and tells that all is
 // there.
-func (s *Store) create() error {
+func (s *Store) create(ctx context.Context) error {
 	for _, d := range []string{s.blobDir(), s.path("roots"), s.path("partial"), s.path("tmp"), s.path("leases"), s.path("locks")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}
 	}
-	return s.locked(context.Background(), func() error {
+	return s.locked(ctx, func() error {
 		if _, err := os.Lstat(s.indexPath()); !errors.Is(err, fs.ErrNotExist) {
 			return err // somebody else was faster
 		}
