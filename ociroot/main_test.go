@@ -17,6 +17,7 @@ type childJob struct {
 	Start    time.Time // when to begin, so that several begin at once
 	Hold     bool      // keep the root open until standard input ends
 	Memory   bool      // report /proc/self/status at the end
+	Archive  string    // load this instead
 }
 
 func TestMain(m *testing.M) {
@@ -54,6 +55,15 @@ func child(text string) error {
 	}
 	time.Sleep(time.Until(job.Start))
 	ctx := context.Background()
+	if job.Archive != "" {
+		f, err := os.Open(job.Archive)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = s.Load(ctx, f, LoadOptions{})
+		return err
+	}
 	im, err := s.Pull(ctx, job.Ref, anonymous())
 	if err != nil {
 		return err

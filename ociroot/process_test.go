@@ -163,6 +163,34 @@ func TestPull_Killed(t *testing.T) {
 	t.Logf("%d processes killed in pulls of %v", killed, whole)
 }
 
+// The same for a load.
+func TestLoad_Killed(t *testing.T) {
+	r, s := newRegistry(t), newStore(t, Options{})
+	archive := filepath.Join(t.TempDir(), "large.tar")
+	im := pull(t, s, r.push(t, "large:v1", large(t)), anonymous())
+	require.NoError(t, os.WriteFile(archive, saved(t, s, FormatOCI, im.Ref), 0o600))
+	begin := time.Now()
+	require.NoError(t, command(t, childJob{Dir: filepath.Join(t.TempDir(), "cache"), Archive: archive}).Run())
+	whole := time.Since(begin)
+	for range 10 {
+		dir := filepath.Join(t.TempDir(), "cache")
+		c := command(t, childJob{Dir: dir, Archive: archive})
+		require.NoError(t, c.Start())
+		time.Sleep(time.Duration(float64(whole) * rand.Float64()))
+		c.Process.Kill()
+		c.Wait()
+		into, err := OpenStore(dir, Options{})
+		require.NoError(t, err)
+		_, err = into.Prune(context.Background(), PruneOptions{})
+		require.NoError(t, err)
+		list, err := into.List(context.Background())
+		require.NoError(t, err)
+		requireExactly(t, into, list...)
+		require.NoError(t, command(t, childJob{Dir: dir, Archive: archive}).Run())
+		requireExactly(t, into, im)
+	}
+}
+
 // After a kill alone, prune removes all that the dead process left.
 func TestPrune_AfterKill(t *testing.T) {
 	r := newRegistry(t)

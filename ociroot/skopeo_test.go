@@ -97,3 +97,25 @@ func TestSkopeo_Pushes(t *testing.T) {
 	got := pull(t, newStore(t, Options{}), to, anonymous())
 	require.Equal(t, im.Digest, got.Digest)
 }
+
+// An image that skopeo wrote into the layout is an image of the store: it is
+// used, and not collected.
+func TestSkopeo_WritesLayout(t *testing.T) {
+	r, s := newRegistry(t), newStore(t, Options{})
+	ref := r.push(t, "a:v1", sample(t))
+	skopeo(t, "copy", "--preserve-digests", "--src-tls-verify=false", "docker://"+ref, "oci:"+s.Layout()+":"+ref)
+	skopeo(t, "copy", "--preserve-digests", "--src-tls-verify=false", "docker://"+ref, "oci:"+s.Layout()+":short")
+	_, err := s.Prune(context.Background(), PruneOptions{})
+	require.NoError(t, err)
+	r.Close()
+	never := anonymous()
+	never.Policy = PullNever
+	im := pull(t, s, ref, never)
+	text, err := rootFile(t, s, im, "etc/top")
+	require.NoError(t, err)
+	require.Equal(t, "top", text)
+	got, err := s.Inspect(context.Background(), "short")
+	require.NoError(t, err)
+	require.Equal(t, im.Digest, got.Digest)
+	requireExactly(t, s, im)
+}
