@@ -84,7 +84,7 @@ var house = map[string]room{
 var unsafeRooms = []string{"kvm", "kvm/guestmem"}
 
 // testOnly are imports that tests may have on top of their room's.
-var testOnly = []string{"guest/userland", "kvm/kvmtest", "virtio/virtiotest", "kernel", "kvm/guestmem", "sandbox", "virtio"}
+var testOnly = []string{"guest/userland", "kvm/kvmtest", "virtio/virtiotest", "kernel", "kvm/guestmem", "sandbox", "virtio", "guest/defaultroot"}
 
 func TestHouse(t *testing.T) {
 	fset := token.NewFileSet()

@@ -18,7 +18,7 @@ func TestConfigReportsEverything(t *testing.T) {
 	_, err := sandbox.Create(context.Background(), "-bad", sandbox.Config{
 		CPUs:     33,
 		Memory:   1,
-		Image:    "debian",
+		Image:    "UPPER CASE",
 		Kernel:   "/no/such/kernel",
 		Env:      []string{"fine=1", "bad", "=x", "nul=\x00"},
 		Workdir:  "relative",

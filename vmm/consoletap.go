@@ -18,8 +18,8 @@ const tailSize = 16 << 10
 // at a time.
 type consoleTap struct {
 	out io.Writer
-	// line, if not nil, is called with every complete line, or with the end of
-	// it if it is long. It must not keep the bytes.
+	// line, if not nil, is called with every line after every byte of it, or
+	// with the end of it if it is long. It must not keep the bytes.
 	line func([]byte)
 
 	mu   sync.Mutex
@@ -53,10 +53,10 @@ func (c *consoleTap) addToLine(b byte) {
 			c.last = c.last[:copy(c.last, c.last[lineMax/2:])]
 		}
 		c.last = append(c.last, b)
+		if c.line != nil {
+			c.line(c.last)
+		}
 		return
-	}
-	if c.line != nil {
-		c.line(c.last)
 	}
 	c.last = c.last[:0]
 }

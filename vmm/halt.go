@@ -13,10 +13,14 @@ import (
 // and with an in-kernel interrupt controller KVM never says so. The line that
 // Linux prints first is the occasion to look at the vCPUs; the vCPUs decide.
 
-// haltMarkers end the lines that Linux prints before it halts
-// (kernel/reboot.c). They have the highest priority: a quiet kernel prints
-// them too.
-var haltMarkers = [][]byte{[]byte("reboot: System halted"), []byte("reboot: Power down")}
+// haltMarkers are what Linux prints before it halts (kernel/reboot.c; the last
+// without an end of line). They have the highest priority: a quiet kernel
+// prints them too.
+var haltMarkers = [][]byte{
+	[]byte("reboot: System halted"),
+	[]byte("reboot: Power down"),
+	[]byte("reboot: Power off not available: System halted instead"),
+}
 
 const (
 	haltPoll = 10 * time.Millisecond
@@ -32,10 +36,10 @@ type haltWatch struct {
 	active atomic.Bool
 }
 
-// line is told every line of the serial console.
+// line is told every line of the serial console, as it grows.
 func (w *haltWatch) line(text []byte) {
 	for _, marker := range haltMarkers {
-		if bytes.HasSuffix(bytes.TrimRight(text, "\r "), marker) {
+		if bytes.HasSuffix(text, marker) {
 			select {
 			case w.asked <- struct{}{}:
 			default:
