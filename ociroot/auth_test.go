@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -327,4 +329,27 @@ func TestPull_PrivateCA(t *testing.T) {
 	block := &pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}
 	require.NoError(t, os.WriteFile(o.CAFile, pem.EncodeToMemory(block), 0o600))
 	pull(t, s, ref, o)
+}
+
+// A registry without TLS that is not this machine is spoken to only when asked
+// for.
+func TestPull_PlainOnlyWhenAskedFor(t *testing.T) {
+	for _, host := range []string{"10.255.255.1:5000", "reg.test:5000"} {
+		r, s := newRegistry(t), newStore(t, Options{})
+		local := r.push(t, "x", sample(t))
+		var dialled atomic.Int64
+		s.dialer = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			dialled.Add(1)
+			return (&net.Dialer{}).DialContext(ctx, network, strings.TrimSuffix(local, "/x"))
+		}
+		ref := host + "/x"
+		_, err := s.Pull(context.Background(), ref, anonymous())
+		require.ErrorIs(t, err, ErrInsecure)
+		require.NotZero(t, dialled.Load())
+		require.Zero(t, r.count(""), "no request in the clear")
+		o := anonymous()
+		o.Insecure = true
+		pull(t, s, ref, o)
+		require.NotZero(t, r.count("GET", "/blobs/"))
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -43,7 +42,7 @@ func (s *Store) dial(ctx context.Context, ref reference, o *PullOptions) (*clien
 	}
 	base := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: 20 * time.Second}).DialContext,
+		DialContext:            s.dialer,
 		TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    20 * time.Second,
 		ResponseHeaderTimeout:  s.o.StallTimeout,
@@ -55,7 +54,7 @@ func (s *Store) dial(ctx context.Context, ref reference, o *PullOptions) (*clien
 	}
 	g := &guard{inner: base, registry: repo.Registry, insecure: o.Insecure, realms: map[string]bool{}}
 	c := &client{repo: repo, base: base, stall: s.o.StallTimeout, first: s.pause, agent: s.o.UserAgent}
-	err = c.retry(ctx, func(ctx context.Context) error {
+	err = c.retry(ctx, dialTries, func(ctx context.Context) error {
 		w := newWatch(ctx, 2*c.stall)
 		defer w.stop()
 		rt, err := transport.NewWithContext(w.ctx, repo.Registry, auth, g, []string{repo.Scope(transport.PullScope)})
@@ -175,7 +174,7 @@ func tlsHint(err error) error {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w (give the registry's CA certificate if it is a private one)", err)
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return fmt.Errorf("%w (ask for plain HTTP if the registry has no TLS)", err)
+		return &akin{fmt.Errorf("%w (ask for plain HTTP if the registry has no TLS)", err), ErrInsecure}
 	}
 	return err
 }

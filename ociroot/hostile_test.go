@@ -125,7 +125,7 @@ func TestPull_T32_HostileBlob(t *testing.T) {
 		}, ErrRedirect},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r, s := newRegistry(t), newStore(t, Options{StallTimeout: 100 * time.Millisecond})
+			r, s := newRegistry(t), newStore(t, Options{StallTimeout: 200 * time.Millisecond})
 			ref := r.push(t, "sample:v1", img)
 			r.onBlob(layerOf(t, img, 0), c.f)
 			_, err := s.Pull(context.Background(), ref, anonymous())
@@ -141,7 +141,7 @@ func TestPull_T32_HostileBlob(t *testing.T) {
 
 // A registry that is slow but alive is waited for.
 func TestPull_SlowRegistry(t *testing.T) {
-	r, s := newRegistry(t), newStore(t, Options{StallTimeout: 200 * time.Millisecond})
+	r, s := newRegistry(t), newStore(t, Options{StallTimeout: time.Second})
 	img := sample(t)
 	ref := r.push(t, "sample:v1", img)
 	data := rawOf(t, img, 0)
@@ -151,7 +151,7 @@ func TestPull_SlowRegistry(t *testing.T) {
 			w.Write(data[:n])
 			w.(http.Flusher).Flush()
 			data = data[n:]
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 		}
 	})
 	pull(t, s, ref, anonymous())
@@ -203,6 +203,7 @@ func hostileManifests() map[string]struct {
 		"trailing":            {`{"schemaVersion":2,"config":` + config + `,"layers":[` + layer + `]}{}`, ErrMalformed},
 		"no layers":           {`{"schemaVersion":2,"config":` + config + `,"layers":[]}`, ErrMalformed},
 		"says index":          {`{"schemaVersion":2,"mediaType":"` + string(types.OCIImageIndex) + `","config":` + config + `,"layers":[` + layer + `]}`, ErrMalformed},
+		"encrypted":           {`{"schemaVersion":2,"config":` + config + `,"layers":[` + descText("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", 1, "b") + `]}`, ErrMalformed},
 		"artifact":            {`{"schemaVersion":2,"config":` + config + `,"layers":[` + descText("text/plain", 1, "b") + `]}`, ErrMalformed},
 		"negative size":       {`{"schemaVersion":2,"config":` + config + `,"layers":[` + descText("application/vnd.oci.image.layer.v1.tar", -1, "b") + `]}`, ErrMalformed},
 		"huge size":           {`{"schemaVersion":2,"config":` + config + `,"layers":[` + descText("application/vnd.oci.image.layer.v1.tar", 1<<62, "b") + `]}`, ErrLimit},
@@ -332,7 +333,7 @@ func TestPull_T32_HugeManifest(t *testing.T) {
 
 // A ping whose answer does not end is left.
 func TestPull_EndlessPing(t *testing.T) {
-	r, s := newRegistry(t), newStore(t, Options{StallTimeout: 200 * time.Millisecond})
+	r, s := newRegistry(t), newStore(t, Options{StallTimeout: 500 * time.Millisecond})
 	ref := r.push(t, "x", sample(t))
 	r.front.Store(func(w http.ResponseWriter, req *http.Request) bool {
 		if req.URL.Path != "/v2/" {
@@ -455,5 +456,15 @@ func TestPull_Cancelled(t *testing.T) {
 	_, err := s.Pull(ctx, ref, anonymous())
 	require.ErrorIs(t, err, cause)
 	require.Less(t, time.Since(begin), 5*time.Second)
+	nothingLeft(t, s)
+}
+
+// An image without layers would leave the choice of the root to something else.
+func TestPull_T23_NoLayers(t *testing.T) {
+	r, s := newRegistry(t), newStore(t, Options{})
+	ref := r.push(t, "x", imageOf(t))
+	_, err := s.Pull(context.Background(), ref, anonymous())
+	require.ErrorIs(t, err, ErrMalformed)
+	require.ErrorContains(t, err, "no layers")
 	nothingLeft(t, s)
 }

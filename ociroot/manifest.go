@@ -241,7 +241,7 @@ func parseManifest(raw []byte, top map[string]json.RawMessage, desc descriptor) 
 	}
 	for i, l := range m.layers {
 		if !isLayerType(l.MediaType) {
-			return nil, malformed("layer %d is of type %q: this is an artifact, not the image of a root file system", i, clean(l.MediaType))
+			return nil, malformed("layer %d is of type %q, which no root file system can be made of", i, clean(l.MediaType))
 		}
 	}
 	return m, nil
@@ -251,7 +251,10 @@ func parseManifest(raw []byte, top map[string]json.RawMessage, desc descriptor) 
 // is not trusted: decompress looks at the data.
 func isLayerType(t string) bool {
 	t, _, _ = strings.Cut(t, ";")
-	base, _, _ := strings.Cut(t, "+")
+	base, packing, _ := strings.Cut(strings.TrimSpace(t), "+")
+	if packing != "" && packing != "gzip" && packing != "zstd" { // encrypted, for one
+		return false
+	}
 	switch base {
 	case "application/vnd.oci.image.layer.v1.tar",
 		"application/vnd.oci.image.layer.nondistributable.v1.tar",

@@ -264,6 +264,32 @@ func TestPrune_OpenRoot(t *testing.T) {
 	requireExactly(t, s)
 }
 
+// A descriptor that a child inherited keeps the root, too, when its parent has
+// long closed its own: monitors live so.
+func TestPrune_InheritedRoot(t *testing.T) {
+	r, s := newRegistry(t), newStore(t, Options{})
+	ctx := context.Background()
+	im := pull(t, s, r.push(t, "sample:v1", sample(t)), anonymous())
+	root, err := s.OpenRoot(ctx, im)
+	require.NoError(t, err)
+	c := exec.Command("cat")
+	stdin, err := c.StdinPipe()
+	require.NoError(t, err)
+	c.ExtraFiles = []*os.File{root}
+	require.NoError(t, c.Start())
+	require.NoError(t, root.Close())
+	_, err = s.Remove(ctx, im.Ref, RemoveOptions{})
+	require.ErrorIs(t, err, ErrInUse)
+	_, err = s.Remove(ctx, im.Ref, RemoveOptions{Force: true})
+	require.NoError(t, err)
+	require.FileExists(t, root.Name())
+	stdin.Close()
+	require.NoError(t, c.Wait())
+	_, err = s.Prune(ctx, PruneOptions{})
+	require.NoError(t, err)
+	requireExactly(t, s)
+}
+
 // A disk or a limit that is too small gives an error that says so, and leaves
 // nothing that prune does not remove.
 func TestPull_NoRoom(t *testing.T) {

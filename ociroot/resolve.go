@@ -69,7 +69,7 @@ func (c *client) manifest(ctx context.Context, id string, desc descriptor) (raw 
 	if desc.Size > maxManifest {
 		return nil, got, exceeds("%d bytes; %d are allowed", desc.Size, maxManifest)
 	}
-	err = c.retry(ctx, func(ctx context.Context) error {
+	err = c.retry(ctx, maxTries, func(ctx context.Context) error {
 		resp, w, err := c.get(ctx, http.MethodGet, "manifests", id, accept(), maxManifest+1, http.StatusOK)
 		if err != nil {
 			return err

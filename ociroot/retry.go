@@ -14,16 +14,17 @@ import (
 )
 
 const (
+	dialTries  = 3                      // of a registry that has not answered yet
 	maxTries   = 5                      // without any progress
 	firstPause = 200 * time.Millisecond // unless a test has less time
 	maxPause   = 20 * time.Second
 )
 
-// retry runs f until it succeeds, fails for good, or failed maxTries times.
-func (c *client) retry(ctx context.Context, f func(context.Context) error) error {
+// retry runs f until it succeeds, fails for good, or failed so many times.
+func (c *client) retry(ctx context.Context, tries int, f func(context.Context) error) error {
 	for try := 1; ; try++ {
 		err := f(ctx)
-		if err == nil || ctx.Err() != nil || !transient(err) || try == maxTries {
+		if err == nil || ctx.Err() != nil || !transient(err) || try == tries {
 			return orCause(ctx, err)
 		}
 		if err := c.pause(ctx, try, err); err != nil {

@@ -146,12 +146,20 @@ func content(err error) error {
 	case errors.Is(err, ErrContent):
 		return err
 	case errors.Is(err, flatten.ErrLimit):
-		return fmt.Errorf("%w: %w", ErrLimit, err)
+		return &akin{err, ErrLimit}
 	case errors.Is(err, flatten.ErrMalformed):
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
+		return &akin{err, ErrMalformed}
 	}
 	return err
 }
+
+// akin is an error of another package that says all, in a family of this one.
+type akin struct {
+	error
+	family error
+}
+
+func (a *akin) Unwrap() []error { return []error{a.error, a.family} }
 
 // layers adds all of them, bottom first.
 func (cv *converter) layers(ctx context.Context, b *flatten.Builder, out *os.File) ([]Layer, error) {
@@ -218,7 +226,10 @@ func (cv *converter) layer(ctx context.Context, b *flatten.Builder, out *os.File
 	a.Close()
 	if err != nil {
 		if fe, ok := errors.AsType[*flatten.Error](err); ok { // the layer is named by the caller
-			err = fmt.Errorf("%w (at %.300q)", fe.Err, fe.Name)
+			err = fe.Err
+			if fe.Name != "" {
+				err = fmt.Errorf("%.300q: %w", fe.Name, err)
+			}
 		}
 		return 0, orCause(ctx, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -30,6 +31,9 @@ type Store struct {
 	dir   string
 	o     Options
 	pause time.Duration // before the second try of a request
+
+	// dialer is the network's, unless a test has a network of its own.
+	dialer func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // layoutFile is what makes a directory an OCI image layout.
@@ -56,7 +60,7 @@ func OpenStore(dir string, o Options) (*Store, error) {
 	if o.UserAgent == "" {
 		o.UserAgent = "sandpit"
 	}
-	s := &Store{dir: filepath.Clean(dir), o: o, pause: firstPause}
+	s := &Store{dir: filepath.Clean(dir), o: o, pause: firstPause, dialer: (&net.Dialer{Timeout: 20 * time.Second}).DialContext}
 	if _, err := os.Lstat(s.indexPath()); errors.Is(err, fs.ErrNotExist) {
 		if err := s.create(context.Background()); err != nil {
 			return nil, fail("create store", dir, err)
