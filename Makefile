@@ -5,10 +5,11 @@ export CGO_ENABLED = 0
 # The emulator is needed only where KVM is missing or interpreted, but tests of
 # the rig itself need it everywhere.
 RIG_PACKAGES  = qemu-system-x86
-TEST_PACKAGES = $(RIG_PACKAGES) gcc libc6-dev procps
+TEST_PACKAGES = $(RIG_PACKAGES) gcc libc6-dev procps e2fsprogs qemu-utils \
+	erofs-utils umoci skopeo docker-registry mmdebstrap attr acl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race fuzz bench lint kernel agent image upper proto check clean
+.PHONY: help demo build test race fuzz bench lint kernel agent image upper testimages proto check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,10 @@ image: ## rebuild the embedded default image
 upper: ## rebuild the template of writable disks
 	@scripts/deps.sh e2fsprogs
 	go run ./guest/upper/mkupper
+
+testimages: ## make the images that the end-to-end tests run
+	@scripts/deps.sh $(TEST_PACKAGES)
+	scripts/testimages.sh bin/testimages
 
 proto: ## regenerate the agent's protocol
 	@scripts/deps.sh protobuf-compiler

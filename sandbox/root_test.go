@@ -168,7 +168,7 @@ func TestUpper(t *testing.T) {
 func TestPatches(t *testing.T) {
 	needVM(t)
 	src := t.TempDir()
-	require.NoError(t, os.MkdirAll(src+"/tree/sub", 0o750))
+	require.NoError(t, os.MkdirAll(src+"/tree/sub", 0o751))
 	require.NoError(t, os.WriteFile(src+"/tree/sub/f", []byte("in a tree\n"), 0o640))
 	require.NoError(t, os.Symlink("sub/f", src+"/tree/link"))
 	big := bytes.Repeat([]byte("0123456789abcdef"), 200_000) // more than a message takes
@@ -188,7 +188,7 @@ func TestPatches(t *testing.T) {
 	}
 	require.Equal(t, `640 1000:100
 600 0:0 3200000
-750 0:0
+751 0:0
 sub/f app/conf
 1777
 ID=patched

@@ -21,10 +21,19 @@ part() {
 	"$@" || failed="$failed $1"
 }
 
+SANDPIT_TESTIMAGES=$PWD/bin/testimages
+SANDPIT_TREELIST=$PWD/bin/treelist
+export SANDPIT_TESTIMAGES SANDPIT_TREELIST
+part "images for tests" scripts/testimages.sh "$SANDPIT_TESTIMAGES"
+go build -trimpath -ldflags='-s -w' -o "$SANDPIT_TREELIST" ./cmd/sandpit/testdata/treelist
+
 # In short mode no test starts a VM or a rig.
 part "pure tests" go test -short "$@" ./...
+# Other programs are the judges here: skopeo, umoci, qemu-img, fsck.erofs.
+part "tests beside other tools" go test -p 1 -timeout 10m "$@" ./qcow2 ./ociroot/...
+part "tests of the command line without VMs" go test -timeout 10m -run '^TestHost' "$@" ./cmd/sandpit
 # One package at a time: each has the machine to itself, emulated or not.
-part "tests in VMs" go test -p 1 -timeout 20m -exec "$PWD/bin/kvmrig --fresh --share $logdir" "$@" \
+part "tests in VMs" go test -p 1 -timeout 20m -skip '^TestHost' -exec "$PWD/bin/kvmrig --fresh --share $logdir" "$@" \
 	./kvm/... ./vmm ./examples/bootlinux ./guest/agent ./cmd/sandpit ./sandbox
 part "tests of the rig and of a program outside the module" go test -p 1 -timeout 15m "$@" ./internal/rig/... ./examples
 part "the embedded initramfs is current" go run ./guest/initramfs/mkinitramfs -check

@@ -162,7 +162,10 @@ func requireSameTree(t *testing.T, h imageHome, image string, pull sandbox.PullP
 	t.Logf("%d names are the same", strings.Count(string(got), "\n"))
 }
 
-func TestImageCommands(t *testing.T) {
+// Tests whose names begin with TestHost need no VM: scripts/test.sh runs them
+// here and not in the rig, where they would take minutes.
+
+func TestHostImageCommands(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs the test images, which -short leaves out")
 	}

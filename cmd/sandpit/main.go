@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -29,9 +30,17 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+// memoryLimit, in bytes, is where the garbage collector becomes eager.
+const memoryLimit = 200 << 20
+
 func main() { os.Exit(run()) }
 
 func run() int {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		// What a pull may take whatever the image's size; far from it, the
+		// limit changes nothing.
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	err := newRoot().ExecuteContext(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -44,6 +45,9 @@ func (m *monitor) start() (stage string, err error) {
 		if err != nil {
 			return "disk " + d.Disk, err
 		}
+		if c, ok := backend.(io.Closer); ok {
+			m.toClose = append(m.toClose, c)
+		}
 		devs = append(devs, vmm.VirtioDevice{
 			Name:   "blk-" + d.Disk,
 			Device: virtio.NewBlk(virtio.BlkConfig{Backend: backend, ReadOnly: d.ReadOnly, ID: d.Disk}),
@@ -83,6 +87,24 @@ func (m *monitor) start() (stage string, err error) {
 	go m.link.run(machine)
 	go m.control.serve()
 	return "", nil
+}
+
+// closeDisks writes back what the disks' formats keep in memory, once no device
+// works on them any more.
+func (m *monitor) closeDisks() {
+	if len(m.toClose) == 0 {
+		return
+	}
+	if m.machine != nil {
+		if err := m.machine.Close(); err != nil {
+			m.log.Warn("machine", "err", err)
+		}
+	}
+	for _, c := range m.toClose {
+		if err := c.Close(); err != nil {
+			m.log.Error("disk image was not written back", "err", err)
+		}
+	}
 }
 
 // openDisk is a disk's bytes, in the format that the creator named: what is in

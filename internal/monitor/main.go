@@ -55,6 +55,7 @@ type monitor struct {
 	// creatorCleans: the creator knows that there is no sandbox, and removes
 	// the directory. Two at once would be in each other's way.
 	creatorCleans bool
+	toClose       []io.Closer   // disks whose format keeps something back
 	begun         chan struct{} // has room for one: the creator ended the Hold
 }
 
@@ -282,6 +283,7 @@ func (m *monitor) finish(reason vmm.Reason, err error) {
 // memory and KVM's descriptors are left to the end of the process, which the
 // creator need not wait for.
 func (m *monitor) cleanUp() {
+	m.closeDisks()
 	if m.console != nil {
 		m.console.Flush()
 	}
