@@ -2,6 +2,7 @@ package ociroot
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -380,4 +381,35 @@ func TestPull_RetryAfter(t *testing.T) {
 	})
 	pull(t, s, ref, anonymous())
 	require.Equal(t, 2, r.count("GET", "/manifests/"))
+}
+
+// The largest configuration there may be, of bytes that grow when they are
+// written down again, is read back.
+func TestPull_LargestConfig(t *testing.T) {
+	r, s := newRegistry(t), newStore(t, Options{})
+	label := strings.Repeat("\x7f\\", maxConfig/3-2000)
+	img := configured(t, imageOf(t, gzLayer(t, tarOf(t, file{name: "a"}))), func(c *v1.ConfigFile) {
+		c.Config.Labels = map[string]string{"l": label}
+	})
+	ref := r.push(t, "x", img)
+	im := pull(t, s, ref, anonymous())
+	require.True(t, im.Config.Labels["l"] == label)
+	r.Close()
+	again := pull(t, s, ref, anonymous())
+	require.True(t, again.Config.Labels["l"] == label)
+
+	// Unescaped in the original: written with HTML in mind it is six times as long.
+	raw := `{"os":"linux","architecture":"amd64","config":{"Labels":{"l":"` + strings.Repeat("<", maxConfig-1000) + `"}},"rootfs":{"type":"layers","diff_ids":["` +
+		digestOf(tarOf(t, file{name: "a"})).String() + `"]}}`
+	c, _, err := parseConfig([]byte(raw), 1)
+	require.NoError(t, err)
+	h := digestOf([]byte("m"))
+	data, err := json.Marshal(rootInfo{Format: rootFormat, Digest: h.String(), Config: c})
+	require.NoError(t, err)
+	require.Greater(t, len(data), 16<<20)
+	require.NoError(t, s.replace(s.infoPath(h.Hex), data))
+	require.NoError(t, s.replace(s.rootPath(h.Hex), nil))
+	info, err := s.readInfo(h.Hex)
+	require.NoError(t, err)
+	require.Len(t, info.Config.Labels["l"], maxConfig-1000)
 }

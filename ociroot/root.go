@@ -33,7 +33,8 @@ type rootInfo struct {
 	Size      int64   `json:"size"`
 }
 
-const maxInfo = 16 << 20
+// maxInfo leaves room for a configuration whose every byte JSON has to escape.
+const maxInfo = 8*maxConfig + 1<<20
 
 // readInfo returns what is known of a manifest's root, or an error that wraps
 // fs.ErrNotExist if there is no whole root.
