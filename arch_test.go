@@ -77,6 +77,7 @@ var house = map[string]room{
 	"examples":           {nil, "tests of the programs in it"},
 	"bench":              {[]string{"sandbox", "vmm", "kernel", "guest/initramfs"}, "measurements beside the peers"},
 	"examples/hello":     {[]string{"sandbox"}, "the library in a few lines"},
+	"examples/image":     {[]string{"sandbox"}, "the same in an image"},
 	"examples/bootlinux": {[]string{"vmm"}, "the machine in a few more"},
 }
 
