@@ -47,7 +47,10 @@ func benchInitELF() []byte {
 }
 
 // benchInitArchive is the program in a newc archive.
-func benchInitArchive() []byte {
+func benchInitArchive() []byte { return newc(benchInitName, benchInitELF()) }
+
+// newc is a program in an archive for an initramfs.
+func newc(name string, program []byte) []byte {
 	var b bytes.Buffer
 	file := func(name string, mode int, data []byte) {
 		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
@@ -57,7 +60,7 @@ func benchInitArchive() []byte {
 		b.Write(data)
 		pad(&b)
 	}
-	file(benchInitName, 0o100755, benchInitELF())
+	file(name, 0o100755, program)
 	file("TRAILER!!!", 0, nil)
 	return b.Bytes()
 }

@@ -1,13 +1,25 @@
 // Command bench measures Sandpit beside its peers, in one session of one
 // machine, in turn and repeatedly, and prints medians and ratios:
 //
-//	go build -o bin/bench ./bench && bin/kvmrig -- bin/bench
+//	go build -o bin/bench ./bench && bin/bench -part boot,read
 //
-// Absolute times of an emulated machine say nothing about a real one; ratios
-// of runs that alternate do, and so do counts of VM exits.
+// The parts are
+//
+//	pull    pulling and converting an image, against umoci, tar and mkfs.erofs
+//	boot    power-on, a boot's phases, a running sandbox, against QEMU
+//	images  sandpit run with a cached image against the embedded one
+//	read    reading the root file system in the guest, against QEMU's disk
+//	memory  what several sandboxes on one image take from the host
+//
+// The first needs no VM and runs here; the others run in bin/kvmrig, which is
+// this machine where its KVM is good. Absolute times of an emulated machine say
+// nothing about a real one; ratios of runs that alternate do, and so do counts
+// of VM exits.
 package main
 
 import (
+	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,6 +27,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/initramfs"
@@ -22,6 +35,9 @@ import (
 )
 
 func main() {
+	if os.Getpid() == 1 && os.Args[0] == "/"+peerInitName {
+		peerInit()
+	}
 	if len(os.Args) > 1 && os.Args[1] == vmmArg {
 		if err := vmmMain(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
@@ -29,46 +45,129 @@ func main() {
 		}
 		return
 	}
-	runs := flag.Int("runs", 7, "runs of each contender")
-	sandpit := flag.String("sandpit", "bin/sandpit", "the sandpit binary")
-	gokvm := flag.String("gokvm", "", "a gokvm binary to race too")
-	flag.Parse()
-	if err := bench(*runs, *sandpit, *gokvm); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// bed is what the benchmarks share: a scratch directory that is also the home,
-// and the kernel and initramfs as files.
-type bed struct {
-	dir               string
-	kernel, initramfs string
-	sandpit           string
+// The parts, in their order.
+const (
+	partPull   = "pull"
+	partBoot   = "boot"
+	partImages = "images"
+	partRead   = "read"
+	partMemory = "memory"
+)
+
+var allParts = []string{partPull, partBoot, partImages, partRead, partMemory}
+
+// options are the command line.
+type options struct {
+	parts      []string
+	runs       int
+	sandpit    string
+	gokvm      string
+	kvmrig     string
+	testImages string
+	bigFiles   int
+	sandboxes  int
+	variants   []variant
+	// What the part outside the rig tells the one inside.
+	home, image string
 }
 
-func bench(runs int, sandpit, gokvm string) error {
+// variant is one more way to run a sandbox.
+type variant struct {
+	name  string
+	flags []string
+}
+
+func run(args []string) error {
+	var o options
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	parts := fs.String("part", "all", "what to measure, with commas: "+strings.Join(allParts, ", "))
+	fs.IntVar(&o.runs, "runs", 7, "runs of each contender; the longer parts take half as many")
+	fs.StringVar(&o.sandpit, "sandpit", "bin/sandpit", "the sandpit binary")
+	fs.StringVar(&o.gokvm, "gokvm", "", "a gokvm binary to race too")
+	fs.StringVar(&o.kvmrig, "kvmrig", "bin/kvmrig", "the kvmrig binary")
+	fs.StringVar(&o.testImages, "testimages", "bin/testimages", "what scripts/testimages.sh made")
+	fs.IntVar(&o.bigFiles, "big-files", 300_000, "pull: files of the large image, about 10 KB each; 0 leaves it out")
+	fs.IntVar(&o.sandboxes, "sandboxes", 8, "memory: how many at once")
+	fs.StringVar(&o.home, "home", "", "in the rig: the home with the images")
+	fs.StringVar(&o.image, "image", "", "in the rig: the image")
+	fs.Func("variant", "read, memory, images: measure `NAME=FLAGS` of sandpit run too (repeatable)", func(s string) error {
+		name, flags, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return errors.New("want NAME=FLAGS")
+		}
+		o.variants = append(o.variants, variant{name, strings.Fields(flags)})
+		return nil
+	})
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	o.parts = strings.Split(*parts, ",")
+	if *parts == "all" {
+		o.parts = allParts
+	}
+	for _, p := range o.parts {
+		if !slices.Contains(allParts, p) {
+			return fmt.Errorf("no part is called %q: %s", p, strings.Join(allParts, ", "))
+		}
+	}
+	if o.runs < 1 || o.sandboxes < 1 {
+		return errors.New("nothing to measure: -runs and -sandboxes are at least 1")
+	}
+	if os.Getenv("KVMRIG") == "" {
+		return outside(o, args)
+	}
+	return inside(o)
+}
+
+func (o *options) has(part string) bool { return slices.Contains(o.parts, part) }
+
+// fewer is how many runs a long measurement gets.
+func (o *options) fewer() int { return max((o.runs+1)/2, 1) }
+
+// bed is what the benchmarks in the rig share: a scratch directory that is also
+// the home, and the kernel and initramfs as files.
+type bed struct {
+	options
+	dir               string
+	kernel, initramfs string
+}
+
+// inside runs the parts that need KVM.
+func inside(o options) error {
 	dir, err := os.MkdirTemp("", "sandpit-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	os.Setenv("SANDPIT_HOME", dir)
-	b := &bed{dir: dir, sandpit: sandpit}
+	os.Setenv("SANDPIT_HOME", cmp.Or(o.home, dir))
+	b := &bed{options: o, dir: dir}
 	if err := b.makeKernel(); err != nil {
 		return err
 	}
-	where := os.Getenv("KVMRIG")
-	if where == "" {
-		where = "direct"
-	}
-	fmt.Printf("KVM: %s; kernel %s; %d runs each, in turn; medians\n\n", where, kernel.Version, runs)
-	for _, part := range []func() error{
-		func() error { return b.race(os.Stdout, runs, gokvm) },
-		func() error { return b.phases(os.Stdout, runs) },
-		func() error { return b.running(os.Stdout, runs) },
+	fmt.Printf("KVM: %s; kernel %s; %d runs each, in turn; medians\n\n", os.Getenv("KVMRIG"), kernel.Version, o.runs)
+	for _, part := range []struct {
+		name, needs string
+		run         func(io.Writer) error
+	}{
+		{partBoot, "", func(w io.Writer) error { return b.race(w, o.runs, o.gokvm) }},
+		{partBoot, "", func(w io.Writer) error { return b.phases(w, o.runs) }},
+		{partBoot, "", func(w io.Writer) error { return b.running(w, o.runs) }},
+		{partImages, o.image, b.images},
+		{partRead, o.image, b.read},
+		{partMemory, o.image, b.hostMemory},
 	} {
-		if err := part(); err != nil {
+		if !o.has(part.name) || part.name != partBoot && part.needs == "" {
+			continue
+		}
+		if err := part.run(os.Stdout); err != nil {
 			return err
 		}
 		fmt.Println()

@@ -78,10 +78,19 @@ func (b *bed) contenders(gokvm string) []*contender {
 	return c
 }
 
-// race runs the contenders in turn; the ratio is the median of the ratios of
-// neighbouring runs, so that a machine whose speed drifts is fair to all.
+// race lets the contenders boot.
 func (b *bed) race(w io.Writer, runs int, gokvm string) error {
 	all := b.contenders(gokvm)
+	compete(runs, all)
+	fmt.Fprintln(w, "power-on, whole processes from start to end, 1 vCPU, 512 MiB, same kernel and initramfs:")
+	if err := standings(w, all, "QEMU's"); err != nil {
+		return err
+	}
+	return all[1].err
+}
+
+// compete runs the contenders in turn.
+func compete(runs int, all []*contender) {
 	for i := range runs + 1 {
 		for _, c := range all {
 			if c.err != nil {
@@ -97,7 +106,12 @@ func (b *bed) race(w io.Writer, runs int, gokvm string) error {
 			}
 		}
 	}
-	fmt.Fprintln(w, "power-on, whole processes from start to end, 1 vCPU, 512 MiB, same kernel and initramfs:")
+}
+
+// standings prints the medians, and what they are of the first contender's. The
+// ratio is the median of the ratios of neighbouring runs, so that a machine
+// whose speed drifts is fair to all.
+func standings(w io.Writer, all []*contender, ofPeer string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	peer := all[0]
 	for _, c := range all {
@@ -107,16 +121,22 @@ func (b *bed) race(w io.Writer, runs int, gokvm string) error {
 		}
 		fmt.Fprintf(t, "  %s\t%s", c.name, ms(median(c.times)))
 		if peer.err == nil && c != peer {
-			ratios := make([]float64, len(c.times))
-			for i := range ratios {
-				ratios[i] = float64(c.times[i]) / float64(peer.times[i])
-			}
-			fmt.Fprintf(t, "\t%.2f of QEMU's", median(ratios))
+			fmt.Fprintf(t, "\t%.2f of %s", ratio(c.times, peer.times), ofPeer)
 		}
 		fmt.Fprintln(t)
 	}
-	if err := t.Flush(); err != nil {
-		return err
+	return t.Flush()
+}
+
+// ratio is the median of the ratios of neighbouring runs.
+func ratio(times, peer []time.Duration) float64 {
+	n := min(len(times), len(peer))
+	if n == 0 {
+		return 0
 	}
-	return all[1].err
+	ratios := make([]float64, n)
+	for i := range ratios {
+		ratios[i] = float64(times[i]) / float64(peer[i])
+	}
+	return median(ratios)
 }

@@ -16,55 +16,6 @@ import (
 	"github.com/sandpit-vm/sandpit/sandbox"
 )
 
-// phases prints where the time of a boot goes, and its VM exits.
-func (b *bed) phases(w io.Writer, runs int) error {
-	ctx := context.Background()
-	var names []string
-	times := map[string][]time.Duration{}
-	exits := map[string][]uint64{}
-	for i := range runs {
-		sb, err := sandbox.Create(ctx, fmt.Sprintf("phases-%d", i), sandbox.Config{Ephemeral: true})
-		if err != nil {
-			return err
-		}
-		boot := sb.Boot()
-		if err := sb.Kill(ctx); err != nil {
-			return err
-		}
-		for _, p := range boot.Phases {
-			if !slices.Contains(names, p.Name) {
-				names = append(names, p.Name)
-			}
-			times[p.Name] = append(times[p.Name], p.Duration)
-		}
-		for kind, n := range boot.Exits {
-			exits[kind] = append(exits[kind], n)
-		}
-	}
-	var total time.Duration
-	for _, n := range names {
-		if !strings.HasPrefix(n, "guest: ") {
-			total += median(times[n])
-		}
-	}
-	fmt.Fprintf(w, "from Create to the agent's readiness: %s; the guest's phases, by its own clock, lie within:\n", ms(total))
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	for _, n := range names {
-		d := median(times[n])
-		fmt.Fprintf(t, "%s\t%.0f %%\t  %s\t\n", ms(d), 100*float64(d)/float64(total), n)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	var sum uint64
-	for _, kind := range slices.Sorted(mapKeys(exits)) {
-		fmt.Fprintf(w, "VM exits until ready, %s: %d\n", kind, median(exits[kind]))
-		sum += median(exits[kind])
-	}
-	fmt.Fprintf(w, "VM exits until ready, all: %d\n", sum)
-	return nil
-}
-
 func mapKeys[V any](m map[string]V) func(func(string) bool) {
 	return func(yield func(string) bool) {
 		for k := range m {
