@@ -189,12 +189,7 @@ func (cv *converter) layers(ctx context.Context, b *flatten.Builder, out *os.Fil
 // streamBudget bounds the tar streams of all layers together: the data that an
 // image may have, headers for its entries, and some padding.
 func streamBudget(l flatten.Limits) int64 {
-	if l.Bytes <= 0 {
-		l.Bytes = 64 << 30 // flatten's default
-	}
-	if l.Entries <= 0 {
-		l.Entries = 1 << 20
-	}
+	l = l.WithDefaults()
 	return min(l.Bytes, 1<<61) + min(l.Entries, 1<<40)<<11 + 64<<20
 }
 

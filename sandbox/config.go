@@ -51,6 +51,9 @@ type Config struct {
 	// certification authority.
 	RegistryInsecure bool   `json:"registry_insecure,omitempty"`
 	RegistryCAFile   string `json:"registry_ca_file,omitempty"`
+	// ImageLimits bound what an image, or a Dir, may hold. Default 64 GiB in
+	// 1,000,000 files.
+	ImageLimits ImageLimits `json:"image_limits,omitzero"`
 	// PullProgress is called as a pull goes on, one call at a time.
 	PullProgress func(PullEvent) `json:"-"`
 
@@ -84,6 +87,9 @@ type Config struct {
 	// Shell is what Shell runs. Default /bin/sh.
 	Shell string `json:"shell,omitempty"`
 
+	// Replace stops and removes the sandbox that has the name, if there is one,
+	// once everything for the new one is at hand.
+	Replace bool `json:"-"`
 	// Ephemeral sandboxes leave no state behind: at their end the directory is
 	// deleted.
 	Ephemeral bool `json:"ephemeral,omitempty"`

@@ -51,7 +51,7 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 		return fail(err)
 	}
 	// Before a pull that may take minutes; home.Create decides.
-	if _, err := home.Open(name); err == nil {
+	if _, err := home.Open(name); err == nil && !cfg.Replace {
 		return fail(ErrExists)
 	}
 	root, err := openRoot(ctx, home, &cfg)
@@ -70,6 +70,11 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 	defer files.Close()
 	clock.Mark("files opened")
 
+	if cfg.Replace {
+		if err := makeRoom(ctx, home, name); err != nil {
+			return fail(fmt.Errorf("replace: %w", err))
+		}
+	}
 	dir, lock, err := home.Create(name, record{cfg, root.digest}, cfg.Ephemeral)
 	if err != nil {
 		return fail(err)

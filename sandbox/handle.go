@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/sandpit-vm/sandpit/internal/monitor"
@@ -167,6 +168,26 @@ func (h *Handle) isEnding() bool {
 // one that does not run is no error.
 func (h *Handle) Stop(ctx context.Context) error {
 	return h.call(ctx, "stop", monitor.Call{Op: monitor.OpStop, Grace: stopGrace})
+}
+
+// StopAndWait is Stop, and waits until the sandbox has ended and its monitor is
+// gone.
+func (h *Handle) StopAndWait(ctx context.Context) (ExitStatus, error) {
+	if err := h.Stop(ctx); err != nil {
+		return ExitStatus{}, err
+	}
+	if err := h.waitUnlocked(ctx); err != nil {
+		return ExitStatus{}, &Error{h.Name(), "wait", err}
+	}
+	st, err := h.dir.Read()
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotFound) {
+		// It was ephemeral: an end is all that is left to know.
+		return ExitStatus{Success: true, Reason: monitor.ReasonStopped}, nil
+	}
+	if err != nil {
+		return ExitStatus{}, &Error{h.Name(), "wait", err}
+	}
+	return exitStatus(&st), nil
 }
 
 // Kill switches a running sandbox off, and returns.

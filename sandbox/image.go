@@ -9,6 +9,7 @@ import (
 
 	"github.com/sandpit-vm/sandpit/internal/state"
 	"github.com/sandpit-vm/sandpit/ociroot"
+	"github.com/sandpit-vm/sandpit/ociroot/flatten"
 )
 
 // The image cache's own types. They are part of this package's promise.
@@ -24,6 +25,9 @@ type (
 	RegistryAuth = ociroot.Auth
 	// Platform picks an image of a multi-platform index.
 	Platform = ociroot.Platform
+	// ImageLimits bound what a root file system may hold; zero fields are
+	// defaults.
+	ImageLimits = flatten.Limits
 	// PullEvent tells of a pull's progress.
 	PullEvent = ociroot.Event
 	// PullOptions are options of PullImage.

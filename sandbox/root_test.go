@@ -208,6 +208,7 @@ id -u`))
 		"exists":         {Kind: sandbox.PatchFile, Path: "/etc/passwd", Content: "x"},
 		"no such file":   {Kind: sandbox.PatchAppend, Path: "/etc/none", Content: "x"},
 		"cross-device":   {Kind: sandbox.PatchFile, Path: "/proc/x", Content: "x"},
+		"remove /dev":    {Kind: sandbox.PatchRemove, Path: "/dev"},
 		"/opt/../../etc": {Kind: sandbox.PatchFile, Path: "/opt/../../etc/passwd", Content: "x"},
 	} {
 		_, err := sandbox.Create(deadline(t), "bad", sandbox.Config{Memory: 256, Patches: []sandbox.Patch{p}})

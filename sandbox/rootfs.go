@@ -74,6 +74,7 @@ func openOCI(ctx context.Context, home state.Home, cfg *Config, src OCI) (*rootF
 		Auth:     cfg.RegistryAuth,
 		Insecure: cfg.RegistryInsecure,
 		CAFile:   cfg.RegistryCAFile,
+		Limits:   cfg.ImageLimits,
 		Progress: cfg.PullProgress,
 	})
 	if err != nil {
@@ -116,7 +117,7 @@ func openDisk(src Disk) (*rootFS, error) {
 // disks.
 func (r *rootFS) disks(ctx context.Context, dir *state.Dir, cfg Config) (_ []monitor.Disk, err error) {
 	if r.tree != nil {
-		if err := r.flatten(ctx, dir.File(state.RootFile)); err != nil {
+		if err := r.flatten(ctx, dir.File(state.RootFile), cfg.ImageLimits); err != nil {
 			return nil, err
 		}
 	}
@@ -133,13 +134,13 @@ func (r *rootFS) disks(ctx context.Context, dir *state.Dir, cfg Config) (_ []mon
 }
 
 // flatten makes a root disk of the tree.
-func (r *rootFS) flatten(ctx context.Context, path string) error {
+func (r *rootFS) flatten(ctx context.Context, path string, limits ImageLimits) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	b := flatten.New(f, flatten.Options{})
+	b := flatten.New(f, flatten.Options{Limits: limits})
 	if err := b.Tree(ctx, r.tree); err != nil {
 		return err
 	}

@@ -75,6 +75,6 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nsee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newPull(), newImage(), newList(), newStop(), newKill(), newRemove(), newDoctor(), newVersion())
+	root.AddCommand(newRun(), newCreate(), newStart(), newExec(), newPull(), newImage(), newList(), newStop(), newKill(), newRemove(), newDoctor(), newVersion())
 	return root
 }

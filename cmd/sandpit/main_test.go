@@ -162,7 +162,9 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"unknown flag", []string{"run", "--bogus"}, 125, []string{"unknown flag: --bogus", "--help"}},
 		{"unknown command", []string{"rnu"}, 125, []string{`unknown command "rnu"`}},
-		{"no dashes", []string{"run", "true"}, 125, []string{`"true" is before the --`}},
+		{"no such image here", []string{"run", "--pull", "never", "true"}, 125, []string{"true:latest", "cache"}},
+		{"flags after the image", []string{"run", "./rootfs", "--cpus", "2", "--", "true"}, 125, []string{"--cpus", "flags go before the image"}},
+		{"no directory", []string{"run", "./no/such/rootfs", "--", "true"}, 125, []string{"Image", "no/such/rootfs"}},
 		{"zero CPUs", []string{"run", "--cpus", "0", "--", "true"}, 125, []string{"CPUs", "want 1 to 32"}},
 		{"300 CPUs", []string{"run", "--cpus", "300", "--", "true"}, 125, []string{"CPUs: 300", "want 1 to 32"}},
 		{"1 MiB", []string{"run", "--memory", "1", "--", "true"}, 125, []string{"Memory: 1 MiB", "at least"}},

@@ -44,7 +44,10 @@ func newList() *cobra.Command {
 }
 
 func newStop() *cobra.Command {
-	return eachSandbox("stop", "Shut sandboxes down", (*sandbox.Handle).Stop)
+	return eachSandbox("stop", "Shut sandboxes down", func(h *sandbox.Handle, ctx context.Context) error {
+		_, err := h.StopAndWait(ctx)
+		return err
+	})
 }
 
 func newKill() *cobra.Command {

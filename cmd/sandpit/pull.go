@@ -19,11 +19,30 @@ type registryFlags struct {
 	insecure bool
 	caFile   string
 	quiet    bool
+	limits   limitFlags
+}
+
+// limitFlags raise or lower what an image may hold.
+type limitFlags struct {
+	maxFiles, maxSize int64
+}
+
+func (f *limitFlags) add(fl *pflag.FlagSet) {
+	fl.Int64Var(&f.maxFiles, "max-image-files", 0, "number of files an image may have (default 1000000)")
+	fl.Int64Var(&f.maxSize, "max-image-size", 0, "MiB an image may have when unpacked (default 65536)")
+}
+
+func (f *limitFlags) limits() (sandbox.ImageLimits, error) {
+	if f.maxFiles < 0 || f.maxSize < 0 || f.maxSize > 1<<30 {
+		return sandbox.ImageLimits{}, errors.New("--max-image-files and --max-image-size: want positive numbers, the size in MiB")
+	}
+	return sandbox.ImageLimits{Entries: f.maxFiles, Bytes: f.maxSize << 20}, nil
 }
 
 func (f *registryFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.creds, "creds", "", "credentials, USER:PASSWORD (default: Docker's configuration and its helpers)")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP")
+	f.limits.add(fl)
 	fl.StringVar(&f.caFile, "ca-file", "", "trust the certification authorities of this PEM file too")
 }
 
@@ -84,6 +103,9 @@ func newPull() *cobra.Command {
 				return err
 			}
 			o := sandbox.PullOptions{Policy: sandbox.PullPolicy(policy), Auth: auth, Insecure: f.insecure, CAFile: f.caFile}
+			if o.Limits, err = f.limits.limits(); err != nil {
+				return err
+			}
 			if platform != "" {
 				if o.Platform, err = sandbox.ParsePlatform(platform); err != nil {
 					return err

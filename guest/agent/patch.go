@@ -103,6 +103,12 @@ func (p *patcher) change(r *proto.PatchRequest) error {
 	if r.GetKind() == proto.PatchRequest_APPEND {
 		return p.append(name, r)
 	}
+	// What is mounted in the root is not part of it, and not to be emptied.
+	if fd, err := p.open(name, unix.O_PATH|unix.O_NOFOLLOW); err == nil {
+		unix.Close(fd)
+	} else if err == unix.EXDEV {
+		return err
+	}
 	parent, err := p.openDir(path.Dir(name), r.GetKind() != proto.PatchRequest_REMOVE)
 	if errors.Is(err, fs.ErrNotExist) && r.GetKind() == proto.PatchRequest_REMOVE {
 		return nil // neither is what is to be removed

@@ -21,7 +21,8 @@ type Limits struct {
 	NameBytes int64
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults fills in what is zero.
+func (l Limits) WithDefaults() Limits {
 	if l.Entries <= 0 {
 		l.Entries = 1_000_000
 	}
@@ -74,7 +75,7 @@ type Builder struct {
 
 // New starts an image in out, which is emptied.
 func New(out erofs.Output, o Options) *Builder {
-	b := &Builder{w: erofs.NewWriter(out, o.Image), limits: o.Limits.withDefaults()}
+	b := &Builder{w: erofs.NewWriter(out, o.Image), limits: o.Limits.WithDefaults()}
 	a := erofs.Attr{Mode: 0o755}
 	if t := o.Image.BuildTime; !t.IsZero() {
 		a.Mtime, a.MtimeNsec = t.Unix(), uint32(t.Nanosecond())

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sandpit-vm/sandpit/sandbox"
+)
+
+// imageHelp is the part about IMAGE of the commands that take one.
+const imageHelp = "IMAGE is a reference of a registry's image; or, beginning with /, ./ or ../, a\n" +
+	"directory or a disk image (.raw, .img, .qcow2). Without one the embedded default\n" +
+	"image is used. "
+
+// configFlags are the flags that describe a sandbox.
+type configFlags struct {
+	cfg        sandbox.Config
+	pull       string
+	entrypoint string
+	registry   registryFlags
+}
+
+func (f *configFlags) add(fl *pflag.FlagSet) {
+	fl.IntVar(&f.cfg.CPUs, "cpus", sandbox.DefaultCPUs, "number of virtual CPUs")
+	fl.IntVar(&f.cfg.Memory, "memory", sandbox.DefaultMemory, "memory in MiB")
+	fl.StringArrayVarP(&f.cfg.Env, "env", "e", nil, "set a variable, NAME=VALUE, or pass on this process's, NAME")
+	fl.StringVarP(&f.cfg.Workdir, "workdir", "w", "", "working directory (default: the image's)")
+	fl.StringVarP(&f.cfg.User, "user", "u", "", "user: name, uid, name:group or uid:gid (default: the image's)")
+	fl.StringVar(&f.cfg.Hostname, "hostname", "", "hostname of the guest (default: the name)")
+	fl.StringVar(&f.entrypoint, "entrypoint", "", "put this before the command instead of the image's entrypoint; '' is none")
+	fl.BoolVar(&f.cfg.Replace, "replace", false, "stop and delete the sandbox that has the name, if there is one")
+	fl.IntVar(&f.cfg.UpperSize, "upper-size", 0, "size in MiB of the disk that takes the writes (default 4096)")
+	fl.BoolVar(&f.cfg.UpperTmpfs, "upper-tmpfs", false, "keep the writes in the guest's memory instead")
+	fl.StringVar(&f.pull, "pull", string(sandbox.PullIfMissing), "when to ask the registry for the image: always, if-missing or never")
+	f.registry.add(fl)
+	fl.BoolVarP(&f.registry.quiet, "quiet", "q", false, "no progress of a pull")
+	fl.StringVar(&f.cfg.Kernel, "kernel", "", "boot this kernel instead of the bundled one")
+}
+
+// config is the configuration that the flags describe.
+func (f *configFlags) config(fl *pflag.FlagSet, image string) (sandbox.Config, error) {
+	cfg := f.cfg
+	cfg.Image = image
+	if fl.Changed("entrypoint") {
+		cfg.Entrypoint = []string{}
+		if f.entrypoint != "" {
+			cfg.Entrypoint = []string{f.entrypoint}
+		}
+	}
+	// Zero means the default in a Config; on the command line it is a mistake.
+	if cfg.CPUs == 0 {
+		cfg.CPUs = -1
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = -1
+	}
+	var err error
+	if cfg.Env, err = passEnv(cfg.Env); err != nil {
+		return cfg, err
+	}
+	if cfg.RegistryAuth, err = f.registry.auth(); err != nil {
+		return cfg, err
+	}
+	if cfg.ImageLimits, err = f.registry.limits.limits(); err != nil {
+		return cfg, err
+	}
+	cfg.PullPolicy = sandbox.PullPolicy(f.pull)
+	cfg.RegistryInsecure, cfg.RegistryCAFile = f.registry.insecure, f.registry.caFile
+	return cfg, nil
+}
+
+// create makes the sandbox and shows the pull that this may take.
+func (f *configFlags) create(ctx context.Context, name string, cfg sandbox.Config,
+	create func(context.Context, string, sandbox.Config) (*sandbox.Sandbox, error)) (*sandbox.Sandbox, error) {
+	p := newProgress(f.registry.quiet)
+	defer p.end()
+	cfg.PullProgress = p.event
+	return create(ctx, name, cfg)
+}
+
+// passEnv replaces names without a value by this process's variables; one that
+// is not set is left out, as docker does.
+func passEnv(list []string) ([]string, error) {
+	var env []string
+	for _, kv := range list {
+		if kv == "" {
+			return nil, fmt.Errorf("--env: want NAME=VALUE or NAME")
+		}
+		if !strings.Contains(kv, "=") {
+			v, ok := os.LookupEnv(kv)
+			if !ok {
+				continue
+			}
+			kv += "=" + v
+		}
+		env = append(env, kv)
+	}
+	return env, nil
+}
+
+// splitArgs tells the image from the command: [IMAGE] [--] [COMMAND ARG…]. dash
+// is how many arguments came before a -- that ended the flags, or -1.
+func splitArgs(dash int, args []string) (image string, command []string, err error) {
+	if dash == 0 || len(args) == 0 {
+		return "", args, nil
+	}
+	image, command = args[0], args[1:]
+	if len(command) > 0 && command[0] == "--" {
+		return image, command[1:], nil
+	}
+	if len(command) > 0 && strings.HasPrefix(command[0], "-") {
+		return "", nil, fmt.Errorf("%s: flags go before the image; what is the command's follows a --\nsee 'sandpit run --help'", command[0])
+	}
+	return image, command, nil
+}
+
+func newCreate() *cobra.Command {
+	var f configFlags
+	cmd := &cobra.Command{
+		Use:   "create [flags] NAME [IMAGE]",
+		Short: "Boot a sandbox that goes on by itself",
+		Long: "Create boots a sandbox and returns when commands can run in it ('sandpit exec').\n" +
+			"It runs until it is stopped.\n\n" + strings.TrimSpace(imageHelp),
+		Example: "  sandpit create build debian:12\n  sandpit exec build -- uname -a\n  sandpit stop build",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			image := ""
+			if len(args) == 2 {
+				image = args[1]
+			}
+			cfg, err := f.config(cmd.Flags(), image)
+			if err != nil {
+				return err
+			}
+			if _, err := f.create(cmd.Context(), args[0], cfg, sandbox.CreateDetached); err != nil {
+				return err
+			}
+			fmt.Println(args[0])
+			return nil
+		},
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	f.add(fl)
+	return cmd
+}
+
+func newStart() *cobra.Command {
+	return eachSandbox("start", "Boot sandboxes that have stopped, with the files they had",
+		func(h *sandbox.Handle, ctx context.Context) error {
+			_, err := h.StartDetached(ctx)
+			return err
+		})
+}
