@@ -87,10 +87,17 @@ func TestGuestEndsItself(t *testing.T) {
 }
 
 func TestStopIsGraceful(t *testing.T) {
+	t.Run("SIGTERM", func(t *testing.T) { stopGracefully(t, sandbox.Config{Memory: 256}, "TERM") })
+	t.Run("the image's signal", func(t *testing.T) {
+		stopGracefully(t, sandbox.Config{Memory: 256, StopSignal: "SIGUSR2"}, "USR2")
+	})
+}
+
+func stopGracefully(t *testing.T, cfg sandbox.Config, signal string) {
 	needVM(t)
 	ctx := deadline(t)
-	sb := create(t, "graceful", sandbox.Config{Memory: 256})
-	cmd := sb.Shell(ctx, `trap 'echo terminated; exit 3' TERM; echo up; while :; do sleep 0.1; done`)
+	sb := create(t, "graceful", cfg)
+	cmd := sb.Shell(ctx, `trap 'echo terminated; exit 3' `+signal+`; echo up; while :; do sleep 0.1; done`)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
