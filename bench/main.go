@@ -1,7 +1,7 @@
 // Command bench measures Sandpit beside its peers, in one session of one
 // machine, in turn and repeatedly, and prints medians and ratios:
 //
-//	go build -o bin/bench ./bench && bin/bench -part boot,read
+//	CGO_ENABLED=0 go build -o bin/bench ./bench && bin/bench -part boot,read
 //
 // The parts are
 //

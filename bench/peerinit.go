@@ -24,22 +24,20 @@ const readAheadKB = "1024"
 
 // peerInit does not return.
 func peerInit() {
-	if err := peerMain(); err != nil {
-		// The port may not be there: the kernel's log is.
-		if f, e := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); e == nil {
-			fmt.Fprintf(f, "<0>%s: %v\n", peerInitName, err)
+	port, err := openPort()
+	if err == nil {
+		if err = peerMain(port); err != nil {
+			fmt.Fprintf(port, "%s: %v\n", peerInitName, err)
+			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	os.Exit(1) // a panic, which resets too
 }
 
-func peerMain() error {
+func peerMain(port *os.File) error {
 	const lower, upper, root = "/lower", "/upper", "/root"
 	for _, m := range []struct{ source, target, fstype, options string }{
-		{"dev", "/dev", "devtmpfs", ""},
-		{"sys", "/sys", "sysfs", ""},
 		{"/dev/vda", lower, "erofs", ""},
 		{"upper", upper, "tmpfs", "mode=0755"},
 		{"overlay", root, "overlay", "lowerdir=" + lower + ",upperdir=" + upper + "/upper,workdir=" + upper + "/work"},
@@ -68,10 +66,6 @@ func peerMain() error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
-	port, err := openPort()
-	if err != nil {
-		return err
-	}
 	if err := unix.Chroot(root); err != nil {
 		return err
 	}
@@ -84,22 +78,34 @@ func peerMain() error {
 	return cmd.Run()
 }
 
-// openPort opens the console's port of our name.
+// openPort opens the console's port of our name, once the host has told the
+// driver of it, which may be after init has begun.
 func openPort() (*os.File, error) {
-	ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range ports {
-		name, err := os.ReadFile(p)
-		if err != nil || string(name) != peerPort+"\n" {
-			continue
+	for _, m := range []struct{ target, fstype string }{{"/dev", "devtmpfs"}, {"/sys", "sysfs"}} {
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return nil, err
 		}
-		fd, err := unix.Open("/dev/"+filepath.Base(filepath.Dir(p)), unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err := unix.Mount(m.fstype, m.target, m.fstype, 0, ""); err != nil {
+			return nil, err
+		}
+	}
+	for range 3000 {
+		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil {
 			return nil, err
 		}
-		return os.NewFile(uintptr(fd), "port"), nil
+		for _, p := range ports {
+			name, err := os.ReadFile(p)
+			if err != nil || string(name) != peerPort+"\n" {
+				continue
+			}
+			fd, err := unix.Open("/dev/"+filepath.Base(filepath.Dir(p)), unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			return os.NewFile(uintptr(fd), "port"), nil
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("no port %q among %q", peerPort, ports)
+	return nil, fmt.Errorf("no port %q", peerPort)
 }
