@@ -29,13 +29,17 @@ func socketDir(d *state.Dir) (*os.File, string, error) {
 	return f, "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) + "/" + state.ControlSocket, nil
 }
 
-// listen makes the control socket of a sandbox.
+// listen makes the control socket of a sandbox. The caller has the sandbox's
+// lock: a socket that is there is one of a monitor that was killed.
 func listen(d *state.Dir) (*net.UnixListener, error) {
 	f, path, err := socketDir(d)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err

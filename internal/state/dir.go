@@ -107,16 +107,47 @@ func (d *Dir) File(name string) string { return filepath.Join(d.Path, name) }
 // Lock takes the sandbox's lock and returns its holder: closing that file (and
 // every duplicate that another process has of it) releases it. ErrLocked while
 // a monitor lives.
+//
+// Between the opening and the locking the sandbox may be removed, and its name
+// taken by another: a lock counts only while the name still leads to it.
 func (d *Dir) Lock() (*os.File, error) {
-	f, err := os.OpenFile(d.File(LockFile), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, &Error{Op: "lock", Path: d.Path, Err: err}
-	}
-	if err := setLock(f); err != nil {
+	for {
+		f, err := os.OpenFile(d.File(LockFile), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, &Error{Op: "lock", Path: d.Path, Err: err}
+		}
+		if lockOpened != nil {
+			lockOpened()
+		}
+		err = setLock(f)
+		var there bool
+		if err == nil {
+			there, err = leadsTo(d.File(LockFile), f)
+		}
+		if there {
+			return f, nil
+		}
 		f.Close()
-		return nil, &Error{Op: "lock", Path: d.Path, Err: err}
+		if err != nil {
+			return nil, &Error{Op: "lock", Path: d.Path, Err: err}
+		}
 	}
-	return f, nil
+}
+
+// lockOpened, if not nil, is a test's, called where Lock can be overtaken.
+var lockOpened func()
+
+// leadsTo reports whether path is the open file's name.
+func leadsTo(path string, f *os.File) (bool, error) {
+	there, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	mine, err := f.Stat()
+	return err == nil && os.SameFile(there, mine), err
 }
 
 // Locked reports whether a monitor lives. Asking takes nothing, so it cannot

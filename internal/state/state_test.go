@@ -105,6 +105,40 @@ func TestFreeLockMeansCrashed(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound)
 }
 
+// One who opened the lock before the sandbox was removed and another took its
+// name has nothing: the old lock protects nobody.
+func TestLockOfARemovedSandbox(t *testing.T) {
+	h := testHome(t)
+	old, lock, err := h.Create("box", config{}, false)
+	require.NoError(t, err)
+	require.NoError(t, lock.Close())
+
+	var running *os.File
+	overtake := func(again bool) {
+		lockOpened = func() {
+			lockOpened = nil
+			require.NoError(t, old.Remove())
+			if again {
+				_, running, err = h.Create("box", config{CPUs: 2}, false)
+				require.NoError(t, err)
+			}
+		}
+	}
+	t.Cleanup(func() { lockOpened = nil })
+	overtake(true)
+	_, err = old.Lock()
+	require.ErrorIs(t, err, ErrLocked, "the name's lock is the new sandbox's")
+	require.ErrorIs(t, old.Remove(), ErrLocked)
+	_, err = h.Open("box")
+	require.NoError(t, err)
+
+	require.NoError(t, running.Close())
+	overtake(false)
+	require.ErrorIs(t, old.Remove(), ErrNotFound)
+	_, err = os.Stat(old.Path)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
 // The lock goes to a child with its descriptor and lives as long as the child.
 func TestLockFollowsTheDescriptor(t *testing.T) {
 	h := testHome(t)
