@@ -136,7 +136,7 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 	client := proto.NewClient(conn)
 	m.link.agent = proto.NewAgentClient(client)
 	m.link.client = client
-	resp, err := m.link.agent.Setup(ctx, &proto.SetupRequest{
+	resp, err := m.setUp(ctx, &proto.SetupRequest{
 		Hostname:    m.spec.Hostname,
 		WallClockNs: time.Now().UnixNano(),
 		Env:         m.spec.Env,

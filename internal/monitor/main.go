@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -235,18 +236,29 @@ func (m *monitor) declareRunning() error {
 // fail tells the creator why there is no sandbox, and writes it down for a
 // sandbox that existed before.
 func (m *monitor) fail(stage string, err error) {
-	msg := Message{Event: eventFailed, Stage: stage, Error: err.Error()}
+	msg := Message{Event: eventFailed, Stage: stage, Error: shorten(err.Error())}
 	if m.machine != nil {
 		msg.Console = string(m.machine.ConsoleTail())
 	}
 	m.log.Error("sandbox did not come up", "stage", stage, "err", err)
 	m.state.Status = state.Crashed
 	m.state.Updated = time.Now()
-	m.state.Reason, m.state.Detail, m.state.Console = ReasonCrashed, stage+": "+err.Error(), msg.Console
+	m.state.Reason, m.state.Detail, m.state.Console = ReasonCrashed, stage+": "+msg.Error, msg.Console
 	if err := m.dir.WriteJSON(state.StateFile, m.state); err != nil {
 		m.log.Error("state was not written", "err", err)
 	}
 	m.creatorCleans = m.tell(msg) == nil
+}
+
+// maxDetail bounds an error's text: the guest may have a part in it, and what
+// is written down has to be readable again.
+const maxDetail = 4 << 10
+
+func shorten(s string) string {
+	if len(s) <= maxDetail {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxDetail], "") + "…"
 }
 
 // finish writes down how the sandbox ended and tells the creator.
