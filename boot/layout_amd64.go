@@ -8,6 +8,7 @@ import (
 
 // Every guest-physical address, I/O port and interrupt line of the machine.
 //
+//	above all RAM    persistent memory devices, on multiples of 1 GiB
 //	0x1_0000_0000 …  RAM beyond 3 GiB
 //	┌─────────────┐ 0x1_0000_0000  4 GiB
 //	│ KVM's own   │ 0xfffb_c000    identity-map page, then three TSS pages
@@ -127,6 +128,26 @@ func Ranges(memBytes uint64) []guestmem.Range {
 		r = append(r, guestmem.Range{Base: MMIOGapEnd, Size: rest})
 	}
 	return r
+}
+
+// PMemAlign is what a persistent memory device's range is aligned to: whole
+// entries of the kernel's direct map.
+const PMemAlign = 1 << 30
+
+// PMem returns where persistent memory devices of the given sizes, in bytes, go:
+// above all RAM and the MMIO gap.
+func PMem(ram []guestmem.Range, sizes ...uint64) []guestmem.Range {
+	next := uint64(MMIOGapEnd)
+	for _, r := range ram {
+		next = max(next, uint64(r.End()))
+	}
+	var out []guestmem.Range
+	for _, size := range sizes {
+		next = (next + PMemAlign - 1) &^ (PMemAlign - 1)
+		out = append(out, guestmem.Range{Base: guestmem.GPA(next), Size: size})
+		next += size
+	}
+	return out
 }
 
 // MMIODevice returns the base address and interrupt line of virtio-mmio window

@@ -87,3 +87,21 @@ func TestMMIODevice(t *testing.T) {
 	require.Equal(t, "virtio_mmio.device=512@0xd0001000:6", MMIODeviceArg(0xd0001000, 512, 6))
 	require.Equal(t, "virtio_mmio.device=0@0x0:9", MMIODeviceArg(0, 0, 9))
 }
+
+func TestPMem_LiesAboveAllRAM(t *testing.T) {
+	const gib = 1 << 30
+	for _, tt := range []struct{ memory, first uint64 }{
+		{512 << 20, 4 * gib},
+		{3 * gib, 4 * gib},
+		{3*gib + 4096, 5 * gib},
+		{8 * gib, 9 * gib},
+	} {
+		got := PMem(Ranges(tt.memory), 2<<20, gib+(2<<20), 2<<20)
+		require.Equal(t, []guestmem.Range{
+			{Base: guestmem.GPA(tt.first), Size: 2 << 20},
+			{Base: guestmem.GPA(tt.first + gib), Size: gib + 2<<20},
+			{Base: guestmem.GPA(tt.first + 3*gib), Size: 2 << 20},
+		}, got)
+	}
+	require.Empty(t, PMem(Ranges(gib)))
+}

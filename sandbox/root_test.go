@@ -147,6 +147,27 @@ func TestRootDisk(t *testing.T) {
 	require.Len(t, list, 1)
 }
 
+// An image is persistent memory in the guest: mapped, not copied, and nothing
+// that the guest does changes it. A small guest has a large image as a disk.
+func TestRootIsPersistentMemory(t *testing.T) {
+	needVM(t)
+	out := once(t, sandbox.Config{}, `head -c 4096 /dev/pmem0 | sha256sum >/before
+dd if=/dev/zero of=/dev/pmem0 bs=4096 count=1 conv=notrunc; sync; echo 3 >/proc/sys/vm/drop_caches
+head -c 4096 /dev/pmem0 | sha256sum >/after
+cmp /before /after && echo unchanged; ls /dev/pmem0`)
+	require.Contains(t, out, "unchanged\n/dev/pmem0\n")
+	dir := rootTree(t)
+	big, err := os.Create(dir + "/big")
+	require.NoError(t, err)
+	defer big.Close()
+	for block, off := bytes.Repeat([]byte("x"), 1<<20), int64(0); off < 1100<<20; off += int64(len(block)) {
+		_, err := big.WriteAt(block, off)
+		require.NoError(t, err)
+	}
+	out = once(t, sandbox.Config{Image: dir}, "[ -e /dev/vda ] && echo disk; [ -e /dev/pmem0 ] || echo no pmem; head -c 3 /big")
+	require.Equal(t, "disk\nno pmem\nxxx", out)
+}
+
 // A full upper is an ordinary error in the guest, and no more than that.
 func TestUpper(t *testing.T) {
 	needVM(t)

@@ -31,6 +31,7 @@ type rootFS struct {
 	format string
 	fstype string
 	direct bool // the guest writes to file
+	ours   bool // file is an EROFS image that we made
 }
 
 // close closes what disks has not taken over.
@@ -61,7 +62,7 @@ func openRoot(ctx context.Context, home state.Home, cfg *Config) (*rootFS, error
 	if err != nil {
 		return nil, fmt.Errorf("default image: %w", err)
 	}
-	return &rootFS{file: f}, nil
+	return &rootFS{file: f, ours: true}, nil
 }
 
 func openOCI(ctx context.Context, home state.Home, cfg *Config, src OCI) (*rootFS, error) {
@@ -84,7 +85,7 @@ func openOCI(ctx context.Context, home state.Home, cfg *Config, src OCI) (*rootF
 	if err != nil {
 		return nil, err
 	}
-	return &rootFS{image: im.Config, digest: im.Digest, file: f}, nil
+	return &rootFS{image: im.Config, digest: im.Digest, file: f, ours: true}, nil
 }
 
 func openDisk(src Disk) (*rootFS, error) {
@@ -121,7 +122,10 @@ func (r *rootFS) disks(ctx context.Context, dir *state.Dir, cfg Config) (_ []mon
 			return nil, err
 		}
 	}
-	disks := []monitor.Disk{{Serial: rootSerial, Format: r.format, File: r.file, ReadOnly: !r.direct}}
+	disks, err := r.rootDisk(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if !r.direct && !cfg.UpperTmpfs {
 		f, err := upper.Create(dir.File(state.UpperFile), int64(cfg.UpperSize)<<20)
 		if err != nil {
@@ -131,6 +135,25 @@ func (r *rootFS) disks(ctx context.Context, dir *state.Dir, cfg Config) (_ []mon
 	}
 	r.file = nil // the caller's now
 	return disks, nil
+}
+
+// pmemShare is how many times the guest's memory an image may have to be
+// persistent memory: the guest's kernel keeps 64 bytes for each of its pages, a
+// 64th of the image.
+const pmemShare = 4
+
+// rootDisk is the root disk in its list of disks. An image of ours is
+// persistent memory, which the guest reads without exits and which all guests
+// share; an unknown kernel may have no driver for it.
+func (r *rootFS) rootDisk(cfg Config) ([]monitor.Disk, error) {
+	info, err := r.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return []monitor.Disk{{
+		Serial: rootSerial, Format: r.format, File: r.file, ReadOnly: !r.direct,
+		PMem: r.ours && cfg.Kernel == "" && info.Size()>>20 <= int64(cfg.Memory)*pmemShare,
+	}}, nil
 }
 
 // flatten makes a root disk of the tree.
@@ -149,5 +172,6 @@ func (r *rootFS) flatten(ctx context.Context, path string, limits ImageLimits) e
 	}
 	// The guest's disk cannot be written through this one.
 	r.file, err = os.Open(path)
+	r.ours = true
 	return err
 }

@@ -120,20 +120,23 @@ func reopenRoot(ctx context.Context, home state.Home, dir *state.Dir, r record) 
 		if err != nil {
 			return nil, fmt.Errorf("the image it was created with: %w", err)
 		}
-		return &rootFS{digest: r.ImageDigest, file: f}, nil
+		return &rootFS{digest: r.ImageDigest, file: f, ours: true}, nil
 	case Dir:
 		f, err := os.OpenFile(dir.File(state.RootFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return nil, err
 		}
-		return &rootFS{file: f}, nil
+		return &rootFS{file: f, ours: true}, nil
 	}
 	return openRoot(ctx, home, &r.Config)
 }
 
 // oldDisks are the disks of a sandbox that ran before.
 func (r *rootFS) oldDisks(dir *state.Dir, cfg Config) ([]monitor.Disk, error) {
-	disks := []monitor.Disk{{Serial: rootSerial, Format: r.format, File: r.file, ReadOnly: !r.direct}}
+	disks, err := r.rootDisk(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if !r.direct && !cfg.UpperTmpfs {
 		f, err := os.OpenFile(dir.File(state.UpperFile), os.O_RDWR|unix.O_NOFOLLOW, 0)
 		if err != nil {

@@ -16,6 +16,7 @@ const (
 	Type9P      = 9
 	TypeVsock   = 19
 	TypeFS      = 26
+	TypePMem    = 27
 )
 
 // Feature bits that belong to the transport and the queues, virtio 1.2 §6.
@@ -115,6 +116,8 @@ func typeName(t uint32) string {
 		return "vsock"
 	case TypeFS:
 		return "fs"
+	case TypePMem:
+		return "pmem"
 	}
 	return fmt.Sprintf("type-%d", t)
 }

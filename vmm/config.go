@@ -53,6 +53,12 @@ type Config struct {
 
 	// Virtio are the virtio devices, in the order of their MMIO windows.
 	Virtio []VirtioDevice
+	// PMem are files that the guest has as read-only persistent memory
+	// (/dev/pmem0 and so on): it reads them without exits, from the host's page
+	// cache. They come after Virtio, each with an MMIO window of its own, and
+	// must not be made shorter while the machine runs. New does not keep the
+	// descriptors.
+	PMem []PMemFile
 	// PIO and MMIO are further devices of the caller's own.
 	PIO, MMIO []Window
 
@@ -73,6 +79,12 @@ type Config struct {
 	// Log receives what the host should know about the guest's misbehaviour.
 	// nil discards it.
 	Log *slog.Logger
+}
+
+// PMemFile is a file for PMem and the name it has in traces and logs.
+type PMemFile struct {
+	Name string
+	File *os.File
 }
 
 // VirtioDevice is a virtio device and the name it has in traces and logs.
@@ -114,8 +126,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Kernel == nil && c.Load == nil {
 		errs = append(errs, errors.New("neither Kernel nor Load is set: there is nothing to run"))
 	}
-	if len(c.Virtio) > boot.MaxMMIODevices {
-		errs = append(errs, fmt.Errorf("%d virtio devices: at most %d have an interrupt line", len(c.Virtio), boot.MaxMMIODevices))
+	if n := len(c.Virtio) + len(c.PMem); n > boot.MaxMMIODevices {
+		errs = append(errs, fmt.Errorf("%d virtio devices: at most %d have an interrupt line", n, boot.MaxMMIODevices))
 	}
 	for i, d := range c.Virtio {
 		if d.Device == nil {

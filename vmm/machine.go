@@ -26,6 +26,7 @@ type Machine struct {
 	ownsSys bool
 	vm      *kvm.VM
 	mem     *guestmem.Memory
+	pmem    []*guestmem.Memory
 	tscKHz  uint32
 
 	pio, mmio *devices.Bus
@@ -85,6 +86,7 @@ func New(cfg Config) (_ *Machine, err error) {
 		{"guest memory", m.createMemory},
 		{"virtual machine", m.createVM},
 		{"memory slots", m.mapMemory},
+		{"persistent memory", m.mapPMem},
 		{"interrupt controller", m.createIRQChip},
 		{"platform devices", m.addPlatform},
 		{"virtio devices", m.addVirtio},
@@ -217,8 +219,10 @@ func (m *Machine) release() error {
 	if m.vm != nil {
 		errs = append(errs, m.vm.Close())
 	}
-	if m.mem != nil {
-		errs = append(errs, m.mem.Close())
+	for _, mem := range append(m.pmem, m.mem) {
+		if mem != nil {
+			errs = append(errs, mem.Close())
+		}
 	}
 	if m.ownsSys && m.sys != nil {
 		errs = append(errs, m.sys.Close())

@@ -169,7 +169,7 @@ func requireSameTree(t *testing.T, h imageHome, image string, pull sandbox.PullP
 	})
 	require.NoError(t, err)
 	defer sb.Kill(ctx)
-	got, err := sb.Command(ctx, "/treelist", "-erofs", "/dev/vda").Output()
+	got, err := sb.Command(ctx, "/treelist", "-erofs", "/dev/pmem0").Output()
 	require.NoError(t, err)
 	require.Equal(t, strings.Split(string(want), "\n"), strings.Split(string(got), "\n"))
 	t.Logf("%d names are the same", strings.Count(string(got), "\n"))

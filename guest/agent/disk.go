@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
@@ -29,6 +30,13 @@ func serial(given, def string) string {
 // findRoot returns the root's block device and file system.
 func findRoot(r *proto.SetupRequest) (disk, fstype string, err error) {
 	want := serial(r.GetRootSerial(), defaultRootSerial)
+	if name, ok := strings.CutPrefix(want, "/dev/"); ok {
+		// Persistent memory has no serial; its driver may still be at work.
+		if err := waitFor(want, pmemPatience); err != nil {
+			return "", "", &Error{Op: "find root disk", Path: want, Err: err}
+		}
+		return name, "erofs", nil
+	}
 	disk, err = findDisk(sysBlock, want)
 	if err != nil {
 		return "", "", err
@@ -43,6 +51,20 @@ func findRoot(r *proto.SetupRequest) (disk, fstype string, err error) {
 		return chooseVolume(disk)
 	}
 	return disk, fstype, nil
+}
+
+// pmemPatience is how long the kernel may take to set persistent memory up,
+// which it does beside other things.
+const pmemPatience = 5 * time.Second
+
+// waitFor waits until a file exists.
+func waitFor(path string, patience time.Duration) error {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		_, err := os.Stat(path)
+		if err == nil || !os.IsNotExist(err) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // volume is a disk or partition and what it holds.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -78,6 +79,10 @@ func (m *root) mountOverlay(r *proto.SetupRequest, disk, fstype string) error {
 	}
 	readAhead(disk)
 	options := ""
+	if strings.HasPrefix(disk, "pmem") {
+		// Programs and files are mapped where they are: no copy in the guest.
+		options = "dax=always"
+	}
 	if fstype == "ext4" {
 		// The disk refuses writes, so a journal that was left behind cannot be
 		// replayed: what it holds is missed, as after a power failure.

@@ -40,7 +40,12 @@ func (m *monitor) start() (stage string, err error) {
 		{Name: "vsock", Device: vsock},
 		{Name: "rng", Device: virtio.NewRNG(rand.Reader)},
 	}
+	var pmem []vmm.PMemFile
 	for _, d := range m.in.disks {
+		if d.PMem {
+			pmem = append(pmem, vmm.PMemFile{Name: "pmem-" + d.Disk, File: d.file})
+			continue
+		}
 		backend, err := openDisk(d)
 		if err != nil {
 			return "disk " + d.Disk, err
@@ -68,6 +73,7 @@ func (m *monitor) start() (stage string, err error) {
 		Cmdline:   line,
 		RNGSeed:   seed,
 		Virtio:    devs,
+		PMem:      pmem,
 		Serial:    m.console,
 		KVM:       sys,
 		Log:       m.log,
@@ -119,6 +125,17 @@ func openDisk(d disk) (virtio.BlockBackend, error) {
 	return nil, fmt.Errorf("unknown disk format %q", d.Format)
 }
 
+// rootSerial tells the agent where the root is: persistent memory has no
+// serial, and the root is the first.
+func (m *monitor) rootSerial() string {
+	for _, d := range m.in.disks {
+		if d.PMem {
+			return "/dev/pmem0"
+		}
+	}
+	return ""
+}
+
 func rootMode(direct bool) proto.RootMode {
 	if direct {
 		return proto.RootMode_DIRECT
@@ -140,6 +157,7 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 		Hostname:    m.spec.Hostname,
 		WallClockNs: time.Now().UnixNano(),
 		Env:         m.spec.Env,
+		RootSerial:  m.rootSerial(),
 		RootFstype:  m.spec.RootType,
 		RootMode:    rootMode(m.spec.RootDirect),
 

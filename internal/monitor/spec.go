@@ -84,6 +84,7 @@ type FileRole struct {
 	Disk     string // the serial of a RoleDisk
 	Format   string // of a RoleDisk: "" or "raw", or "qcow2"
 	ReadOnly bool   // of a RoleDisk
+	PMem     bool   // of a RoleDisk: read-only persistent memory, no block device
 }
 
 // The roles of descriptors.

@@ -31,6 +31,7 @@ type Disk struct {
 	Format   string // "" or "raw", or "qcow2"
 	File     *os.File
 	ReadOnly bool
+	PMem     bool // read-only persistent memory instead of a block device
 }
 
 // Close closes all files.
@@ -127,7 +128,7 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 	add(FileRole{Role: RoleControl}, control)
 	add(FileRole{Role: RoleConsole}, console)
 	for _, disk := range files.Disks {
-		add(FileRole{Role: RoleDisk, Disk: disk.Serial, Format: disk.Format, ReadOnly: disk.ReadOnly}, disk.File)
+		add(FileRole{Role: RoleDisk, Disk: disk.Serial, Format: disk.Format, ReadOnly: disk.ReadOnly, PMem: disk.PMem}, disk.File)
 	}
 
 	cmd := &exec.Cmd{

@@ -11,6 +11,8 @@ var (
 	// ErrUnaligned says that an address or a size is not a multiple of what
 	// the operation needs: its own width for atomics, a page for ranges.
 	ErrUnaligned = errors.New("not aligned")
+	// ErrReadOnly says that the memory is a file's and cannot be changed.
+	ErrReadOnly = errors.New("read-only memory")
 	// ErrInvalidRange says that the ranges of a new Memory cannot be used:
 	// none, empty, overlapping, or beyond the physical address space.
 	ErrInvalidRange = errors.New("invalid range")

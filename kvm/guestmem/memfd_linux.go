@@ -106,6 +106,8 @@ func (m *Memory) Discard(r Range) error {
 	switch {
 	case r.Size == 0:
 		return nil
+	case m.readOnly:
+		return &Error{"discard", r, ErrReadOnly}
 	case m.maps != nil:
 		if err := discardAnonymous(reg.data[off : off+r.Size]); err != nil {
 			return &Error{"discard", r, err}

@@ -53,6 +53,8 @@ type Memory struct {
 	file    *os.File // the memfd; nil for anonymous and heap memory
 	maps    [][]byte // what is mapped without a file; nil for heap memory
 	size    uint64
+	// readOnly memory is a file's: mapped without leave to write.
+	readOnly bool
 }
 
 // newMemory checks ranges and returns a Memory without backing. The ranges may
