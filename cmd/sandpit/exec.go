@@ -122,7 +122,7 @@ func commandStatus(ctx context.Context, err error) error {
 		}
 		return exitStatus(exit.Code)
 	case errors.As(err, &start):
-		fmt.Fprintf(os.Stderr, "sandpit: %v\n", start)
+		fmt.Fprintf(os.Stderr, "sandpit: %s\n", plain(start.Error()))
 		switch start.Reason {
 		case sandbox.StartNotFound:
 			return exitStatus(exitNotFound)

@@ -50,7 +50,7 @@ func newImageList() *cobra.Command {
 				fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tPULLED")
 			}
 			for _, im := range images {
-				name := im.Ref
+				name := plain(im.Ref) // another tool may have written it
 				if name == "" {
 					name = "<none>"
 				}
@@ -138,7 +138,7 @@ func newImagePrune() *cobra.Command {
 				return printJSON(pruned)
 			}
 			for _, ref := range pruned.Refs {
-				fmt.Println(ref)
+				fmt.Println(plain(ref))
 			}
 			fmt.Printf("%s reclaimed\n", size(pruned.Bytes))
 			return nil

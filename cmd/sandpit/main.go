@@ -51,7 +51,7 @@ func run() int {
 	case errors.As(err, &status):
 		return int(status)
 	default:
-		fmt.Fprintf(os.Stderr, "sandpit: %v\n", err)
+		fmt.Fprintf(os.Stderr, "sandpit: %s\n", plain(err.Error()))
 		return exitFailure
 	}
 }

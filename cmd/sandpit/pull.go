@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,10 +75,36 @@ func (o *output) check() error {
 func (o *output) json() bool { return o.format == "json" }
 
 func printJSON(v any) error {
-	enc := json.NewEncoder(os.Stdout)
+	out, err := encodeJSON(v)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(out)
+	return err
+}
+
+// encodeJSON also escapes what a terminal would obey and encoding/json lets
+// pass. Such characters are in strings only, where the escape is the same.
+func encodeJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	if !bytes.ContainsFunc(b.Bytes(), isControl) {
+		return b.Bytes(), nil
+	}
+	var out bytes.Buffer
+	for _, r := range b.String() {
+		if isControl(r) {
+			fmt.Fprintf(&out, `\u%04x`, r)
+			continue
+		}
+		out.WriteRune(r)
+	}
+	return out.Bytes(), nil
 }
 
 func newPull() *cobra.Command {
