@@ -35,7 +35,7 @@ fuzz: ## run every fuzz target for FUZZTIME (default 10s)
 	scripts/fuzz.sh $(or $(FUZZTIME),10s)
 
 bench: build ## measure against QEMU, side by side
-	@scripts/deps.sh $(RIG_PACKAGES)
+	@scripts/deps.sh $(TEST_PACKAGES)
 	scripts/bench.sh
 
 lint: ## gofmt, go vet, staticcheck
