@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sandpit-vm/sandpit/guest/proto"
 	"github.com/sandpit-vm/sandpit/guest/upper"
 )
 
@@ -170,6 +171,9 @@ func (c Config) withDefaults(name string) (Config, error) {
 	}) {
 		bad.add("Hostname", "%q: want 1 to %d of A-Z a-z 0-9 . _ -", c.Hostname, maxHostname)
 	}
+	if len(bad.Problems) == 0 {
+		checkRecord(&bad, &c)
+	}
 	return c, bad.orNil()
 }
 
@@ -252,7 +256,21 @@ func checkKernel(bad *ConfigError, path string) string {
 	return abs
 }
 
+// maxEnv and maxEnvBytes are what the guest's agent takes for its default
+// environment.
+const (
+	maxEnv      = proto.MaxArgs
+	maxEnvBytes = proto.MaxArgBytes / 2
+)
+
 func checkEnv(bad *ConfigError, env []string) {
+	size := 0
+	for _, kv := range env {
+		size += len(kv) + 1
+	}
+	if len(env) > maxEnv || size > maxEnvBytes {
+		bad.add("Env", "%d variables of %d bytes: want at most %d of %d", len(env), size, maxEnv, maxEnvBytes)
+	}
 	for _, kv := range env {
 		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" || strings.ContainsRune(kv, 0) {
 			bad.add("Env", "%q: want NAME=VALUE", kv)

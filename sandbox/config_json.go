@@ -1,6 +1,10 @@
 package sandbox
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"github.com/sandpit-vm/sandpit/internal/state"
+)
 
 // record is what is kept of a sandbox's making (config.json).
 type record struct {
@@ -10,6 +14,20 @@ type record struct {
 	// ImageDigest pins the OCI image: a sandbox that is started again has the
 	// root file system that it was created with.
 	ImageDigest string `json:"image_digest,omitempty"`
+}
+
+// maxRecord leaves room for the image's digest.
+const maxRecord = state.MaxJSON - 4<<10
+
+// checkRecord refuses a configuration that could be written down and not be
+// read again, by Start, by Connect and by those who ask what images are in use.
+func checkRecord(bad *ConfigError, c *Config) {
+	data, err := json.MarshalIndent(record{Config: *c}, "", "\t")
+	if err != nil {
+		bad.add("Config", "%v", err)
+	} else if len(data) > maxRecord {
+		bad.add("Config", "%d bytes when written down, labels and all: want at most %d", len(data), maxRecord)
+	}
 }
 
 // plainConfig has Config's fields and none of its methods.

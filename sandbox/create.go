@@ -70,16 +70,22 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 	defer files.Close()
 	clock.Mark("files opened")
 
-	if cfg.Replace {
-		if err := makeRoom(ctx, home, name); err != nil {
-			return fail(fmt.Errorf("replace: %w", err))
+	var dir *state.Dir
+	for {
+		if cfg.Replace {
+			if err := makeRoom(ctx, home, name); err != nil {
+				return fail(fmt.Errorf("replace: %w", err))
+			}
+		}
+		dir, files.Lock, err = home.Create(name, record{cfg, root.digest}, cfg.Ephemeral)
+		// Another one may have taken the room that was made.
+		if !cfg.Replace || !errors.Is(err, ErrExists) || ctx.Err() != nil {
+			break
 		}
 	}
-	dir, lock, err := home.Create(name, record{cfg, root.digest}, cfg.Ephemeral)
 	if err != nil {
 		return fail(err)
 	}
-	files.Lock = lock
 	sb, err := func() (*Sandbox, error) {
 		if files.Disks, err = root.disks(ctx, dir, cfg); err != nil {
 			return nil, err
@@ -160,7 +166,7 @@ func openFiles(home state.Home, cfg Config) (_ *monitor.Files, err error) {
 	}
 	files.KVM = sys.File()
 	if cfg.Kernel != "" {
-		files.Kernel, err = os.Open(cfg.Kernel)
+		files.Kernel, err = openRegular(cfg.Kernel, os.O_RDONLY)
 	} else {
 		files.Kernel, err = kernel.Image().Open(home.Cache)
 	}

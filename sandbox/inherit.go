@@ -14,9 +14,8 @@ import (
 // says is checked like what a caller says: it comes from a stranger.
 func (c *Config) inherit(image ImageConfig) error {
 	var bad ConfigError
-	env := image.Env
-	checkEnv(&bad, env)
-	c.Env = mergeEnv(env, c.Env)
+	c.Env = mergeEnv(image.Env, c.Env)
+	checkEnv(&bad, c.Env)
 	if c.Workdir == "" {
 		c.Workdir = image.WorkingDir
 		if c.Workdir != "" && !strings.HasPrefix(c.Workdir, "/") {
@@ -47,6 +46,7 @@ func (c *Config) inherit(image ImageConfig) error {
 		maps.Copy(labels, c.Labels)
 		c.Labels = labels
 	}
+	checkRecord(&bad, c)
 	if len(bad.Problems) > 0 {
 		return fmt.Errorf("%w: the image's configuration: %w", ErrImageContent, &bad)
 	}

@@ -9,7 +9,9 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
@@ -107,15 +109,38 @@ type patcher struct {
 	ctx   context.Context
 	agent proto.AgentClient
 	buf   []byte
+	limit time.Duration // of an answer
+	stall *time.Timer   // runs while the guest has to give one
 }
 
-// applyPatches makes the changes and ends the agent's hold.
+// patchStall is how long the guest may take for one request: it may have to
+// remove a large tree.
+const patchStall = 2 * time.Minute
+
+// applyPatches makes the changes and ends the agent's hold. When ctx ends, or
+// the guest is silent, the monitor is killed: a guest that takes nothing off
+// its socket would keep the call from returning for ever.
 func (s *Sandbox) applyPatches(ctx context.Context, patches []Patch) error {
 	agent, err := s.agentClient(ctx)
 	if err != nil {
 		return err
 	}
-	p := patcher{ctx: ctx, agent: agent}
+	return patchAll(ctx, agent, patches, patchStall, func() { s.process.Kill() })
+}
+
+func patchAll(ctx context.Context, agent proto.AgentClient, patches []Patch, stall time.Duration, kill func()) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, kill)
+	defer func() {
+		if !stop() && err != nil {
+			err = context.Cause(ctx) // what came of it does not matter
+		}
+	}()
+	p := patcher{ctx: ctx, agent: agent, limit: stall}
+	p.stall = time.AfterFunc(stall, func() { cancel(fmt.Errorf("the guest did not answer within %v", stall)) })
+	defer p.stall.Stop()
+	p.stall.Stop()
 	for i, patch := range patches {
 		if err := p.apply(patch); err != nil {
 			return fmt.Errorf("patch %d (%s): %w", i, patch.Path, err)
@@ -125,9 +150,11 @@ func (s *Sandbox) applyPatches(ctx context.Context, patches []Patch) error {
 }
 
 func (p *patcher) send(r *proto.PatchRequest) error {
+	p.stall.Reset(p.limit)
 	_, err := p.agent.Patch(p.ctx, r)
+	p.stall.Stop()
 	if s, ok := status.FromError(err); ok && err != nil {
-		return fmt.Errorf("the guest: %s", s.Message())
+		return fmt.Errorf("the guest: %.1000s", s.Message())
 	}
 	return err
 }
@@ -152,7 +179,7 @@ func (p *patcher) apply(patch Patch) error {
 	case PatchRemove:
 		r.Kind = proto.PatchRequest_REMOVE
 	case PatchCopyFile:
-		f, err := os.Open(patch.Source)
+		f, err := os.OpenFile(patch.Source, openQuickly, 0)
 		if err != nil {
 			return err
 		}
@@ -187,6 +214,10 @@ func (p *patcher) stream(r *proto.PatchRequest, content io.Reader) error {
 		}
 	}
 }
+
+// openQuickly opens what was a regular file when it was looked at, and should
+// it be a FIFO by now, without waiting for its writer.
+const openQuickly = os.O_RDONLY | unix.O_NONBLOCK
 
 func (p *patcher) copyFile(r *proto.PatchRequest, f *os.File) error {
 	info, err := f.Stat()
@@ -244,7 +275,7 @@ func (p *patcher) copyDir(top *proto.PatchRequest, source string) error {
 			}
 			return p.send(r)
 		case 0:
-			f, err := root.Open(name)
+			f, err := root.OpenFile(name, openQuickly, 0)
 			if err != nil {
 				return err
 			}

@@ -88,12 +88,30 @@ func openOCI(ctx context.Context, home state.Home, cfg *Config, src OCI) (*rootF
 	return &rootFS{image: im.Config, digest: im.Digest, file: f, ours: true}, nil
 }
 
+// openRegular opens a regular file. What it is was checked when the sandbox was
+// created, which may be long ago: a FIFO would be waited at for ever.
+func openRegular(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 func openDisk(src Disk) (*rootFS, error) {
 	flags, lock := os.O_RDWR, int16(unix.F_WRLCK)
 	if src.ReadOnly {
 		flags, lock = os.O_RDONLY, unix.F_RDLCK
 	}
-	f, err := os.OpenFile(src.Path, flags, 0)
+	f, err := openRegular(src.Path, flags)
 	if err != nil {
 		return nil, err
 	}

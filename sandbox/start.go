@@ -49,10 +49,24 @@ func (h *Handle) start(ctx context.Context, detached bool) (_ *Sandbox, err erro
 	if err != nil {
 		return fail(err)
 	}
+	var before state.State
+	known := h.dir.ReadJSON(state.StateFile, &before) == nil
+	defer func() {
+		if err != nil && known {
+			h.unstart(before)
+		}
+	}()
 	// boot hands it to the monitor; before that, this releases it.
 	defer lock.Close()
 	var r record
 	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
+		return fail(err)
+	}
+	created := h.state.Created
+	if created.IsZero() {
+		created = time.Now()
+	}
+	if err := h.dir.WriteJSON(state.StateFile, state.State{Status: Starting, Created: created, Updated: time.Now()}); err != nil {
 		return fail(err)
 	}
 	home, err := state.DefaultHome()
@@ -74,10 +88,6 @@ func (h *Handle) start(ctx context.Context, detached bool) (_ *Sandbox, err erro
 	}
 	files.Lock = lock
 	clock.Mark("files opened")
-	created := h.state.Created
-	if created.IsZero() {
-		created = time.Now()
-	}
 	sb, err := boot(ctx, h.dir, files, r.Config, root, monitor.Spec{
 		Home: home, Detached: detached, Created: created, Clock: clock,
 	})
@@ -85,6 +95,21 @@ func (h *Handle) start(ctx context.Context, detached bool) (_ *Sandbox, err erro
 		return fail(err)
 	}
 	return sb, nil
+}
+
+// unstart writes the state from before a start that did not come to a monitor
+// who had a last word: nothing has become of the sandbox.
+func (h *Handle) unstart(before state.State) {
+	lock, err := h.dir.Lock()
+	if err != nil {
+		return // gone, or started by another process
+	}
+	defer lock.Close()
+	var now state.State
+	if err := h.dir.ReadJSON(state.StateFile, &now); err == nil && now.Status == Starting {
+		// If this fails the state says that the start ended without a word.
+		_ = h.dir.WriteJSON(state.StateFile, before)
+	}
 }
 
 // lock takes the sandbox for a start. A monitor that has said its last word
@@ -168,7 +193,18 @@ func makeRoom(ctx context.Context, home state.Home, name string) error {
 		if !errors.Is(err, ErrRunning) {
 			return err
 		}
-		if err := h.Stop(ctx); err != nil {
+		err = h.Stop(ctx)
+		if errors.Is(err, ErrNotRunning) {
+			// It is about to be started, or to end: there will be somebody to
+			// ask, or nothing.
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(endPoll):
+			}
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if err := h.waitUnlocked(ctx); err != nil {

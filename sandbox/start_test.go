@@ -4,8 +4,12 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sandpit-vm/sandpit/sandbox"
@@ -44,6 +48,50 @@ func TestStart(t *testing.T) {
 	require.NoError(t, sb.RemovePersisted(ctx))
 	_, err = sandbox.Start(ctx, "again")
 	require.ErrorIs(t, err, sandbox.ErrNotFound)
+}
+
+// A monitor that was killed, and a start whose caller went away, are in no
+// start's way, and the second leaves the state that there was.
+func TestStartAfterKills(t *testing.T) {
+	needVM(t)
+	ctx := deadline(t)
+	_, err := sandbox.Create(ctx, "again", sandbox.Config{Memory: 256})
+	require.NoError(t, err)
+	for _, pid := range monitors(t) {
+		n, err := strconv.Atoi(pid)
+		require.NoError(t, err)
+		require.NoError(t, syscall.Kill(n, syscall.SIGKILL))
+	}
+	require.Eventually(t, func() bool {
+		h, err := sandbox.Get(ctx, "again")
+		return err == nil && h.Status() == sandbox.Crashed
+	}, 10*time.Second, 10*time.Millisecond)
+
+	sb, err := sandbox.Start(ctx, "again")
+	require.NoError(t, err)
+	_, err = sb.StopAndWait(ctx)
+	require.NoError(t, err)
+
+	short, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		for len(monitors(t)) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		h, err := sandbox.Get(ctx, "again")
+		if assert.NoError(t, err) {
+			assert.Equal(t, sandbox.Starting, h.Status())
+		}
+	}()
+	_, err = sandbox.Start(short, "again")
+	require.ErrorIs(t, err, context.Canceled)
+	h, err := sandbox.Get(ctx, "again")
+	require.NoError(t, err)
+	require.Equal(t, sandbox.Stopped, h.Status())
+
+	sb, err = sandbox.Start(ctx, "again")
+	require.NoError(t, err)
+	require.NoError(t, sb.RemovePersisted(ctx))
 }
 
 func TestReplace(t *testing.T) {

@@ -25,8 +25,8 @@ const (
 	ephemeralFile = "ephemeral"
 )
 
-// maxJSON bounds what is read of a state or config file.
-const maxJSON = 4 << 20
+// MaxJSON bounds what is read of a state or config file.
+const MaxJSON = 4 << 20
 
 // Dir is the directory of one sandbox.
 type Dir struct {
@@ -205,6 +205,9 @@ func (d *Dir) WriteJSON(name string, v any) (err error) {
 		}
 	}()
 	data, err := json.MarshalIndent(v, "", "\t")
+	if err == nil && len(data) >= MaxJSON {
+		err = fmt.Errorf("larger than %d bytes", MaxJSON)
+	}
 	if err != nil {
 		return err
 	}
@@ -238,9 +241,9 @@ func (d *Dir) ReadJSON(name string, v any) error {
 		return &Error{Op: "read", Path: path, Err: err}
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxJSON+1))
-	if err == nil && len(data) > maxJSON {
-		err = fmt.Errorf("larger than %d bytes", maxJSON)
+	data, err := io.ReadAll(io.LimitReader(f, MaxJSON+1))
+	if err == nil && len(data) > MaxJSON {
+		err = fmt.Errorf("larger than %d bytes", MaxJSON)
 	}
 	if err == nil {
 		err = json.Unmarshal(data, v)

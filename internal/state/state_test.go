@@ -176,7 +176,7 @@ func TestReadJSONRefusesWhatItCannotTrust(t *testing.T) {
 	require.Error(t, err, "a symlink is not followed")
 
 	require.NoError(t, os.Remove(d.File(StateFile)))
-	require.NoError(t, os.WriteFile(d.File(StateFile), make([]byte, maxJSON+1), 0o600))
+	require.NoError(t, os.WriteFile(d.File(StateFile), make([]byte, MaxJSON+1), 0o600))
 	_, err = d.Read()
 	require.ErrorContains(t, err, "larger than")
 }
