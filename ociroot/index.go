@@ -67,6 +67,10 @@ func (s *Store) writeIndex(ix *index) error {
 	if err != nil {
 		return err
 	}
+	if len(data) >= maxIndexFile {
+		// Nobody could read it, and every name would be lost.
+		return exceeds("the cache has too many images: index.json would have more than %d bytes", maxIndexFile)
+	}
 	return s.replace(s.indexPath(), append(data, '\n'))
 }
 

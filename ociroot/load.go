@@ -30,6 +30,7 @@ const (
 	maxArchiveName  = 1024
 	maxArchiveLinks = 16 // links in a row
 	maxArchiveImage = 256
+	maxArchiveNames = 1024 // of all images: each is a change of index.json
 )
 
 // Load reads an archive, as `docker save`, `podman save` or `skopeo copy` write

@@ -19,6 +19,7 @@ func (a *archive) dockerImages(ctx context.Context, want Platform) ([]loaded, er
 	}
 	var found []loaded
 	var passed error
+	names := 0
 	for i, e := range entries {
 		l, err := a.dockerImage(ctx, e, want)
 		if errors.Is(err, ErrPlatform) && len(entries) > 1 {
@@ -29,6 +30,9 @@ func (a *archive) dockerImages(ctx context.Context, want Platform) ([]loaded, er
 			return nil, fmt.Errorf("image %d of the archive: %w", i+1, err)
 		}
 		found = addLoaded(found, l, "")
+		if names += len(e.RepoTags); names > maxArchiveNames {
+			return nil, exceeds("more than %d names", maxArchiveNames)
+		}
 		for _, tag := range e.RepoTags {
 			ref, err := parseReference(tag, false)
 			if err != nil {

@@ -30,6 +30,7 @@ func (a *archive) layoutImages(want Platform) ([]loaded, error) {
 	}
 	var found []loaded
 	var passed error
+	names := 0
 	for i, e := range entries {
 		l, err := a.layoutImage(e.descriptor, want)
 		switch {
@@ -39,6 +40,9 @@ func (a *archive) layoutImages(want Platform) ([]loaded, error) {
 			continue
 		default:
 			return nil, fmt.Errorf("image %d of the archive: %w", i+1, err)
+		}
+		if names++; names > maxArchiveNames {
+			return nil, exceeds("more than %d names", maxArchiveNames)
 		}
 		name, err := layoutName(e.Annotations)
 		if err != nil {

@@ -127,6 +127,9 @@ func (s *Store) locked(ctx context.Context, f func() error) error {
 		return err
 	}
 	defer l.Close() // the file stays: its name is never locked for anything else
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	return f()
 }
 
