@@ -81,10 +81,22 @@ func List(ctx context.Context) ([]*Handle, error) {
 	return handles, nil
 }
 
-// Remove deletes the state of a sandbox that does not run. ErrRunning if it
-// does.
+// Remove deletes the state of a sandbox that does not run, even if it cannot be
+// read. ErrRunning if it does run.
 func Remove(ctx context.Context, name string) error {
 	h, err := Get(ctx, name)
+	var notRead *state.Error
+	if errors.As(err, &notRead) && !errors.Is(err, ErrNotFound) {
+		home, homeErr := state.DefaultHome()
+		if homeErr != nil {
+			return err
+		}
+		dir, openErr := home.Open(name)
+		if openErr != nil {
+			return err
+		}
+		h, err = &Handle{dir: dir}, nil
+	}
 	if err != nil {
 		return err
 	}

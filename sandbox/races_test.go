@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,6 +34,24 @@ func TestMakeRoomWhileAnotherStarts(t *testing.T) {
 	require.NoError(t, makeRoom(t.Context(), home, "box"))
 	_, err = home.Open("box")
 	require.ErrorIs(t, err, ErrNotFound)
+}
+
+// What cannot be read can be removed: until then no unused image can be.
+func TestRemoveOfTheUnreadable(t *testing.T) {
+	t.Setenv("SANDPIT_HOME", t.TempDir())
+	home, err := state.DefaultHome()
+	require.NoError(t, err)
+	dir, lock, err := home.Create("box", record{}, false)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(dir.File(state.StateFile), []byte("{"), 0o600))
+	require.ErrorIs(t, Remove(t.Context(), "box"), ErrRunning)
+	require.NoError(t, lock.Close())
+	_, err = Get(t.Context(), "box")
+	require.Error(t, err)
+	require.NoError(t, Remove(t.Context(), "box"))
+	require.ErrorIs(t, Remove(t.Context(), "box"), ErrNotFound)
+	var bad *ConfigError
+	require.ErrorAs(t, Remove(t.Context(), "../box"), &bad)
 }
 
 // A start that came to nothing leaves the state that there was; one that another

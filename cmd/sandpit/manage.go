@@ -55,12 +55,25 @@ func newKill() *cobra.Command {
 }
 
 func newRemove() *cobra.Command {
-	return eachSandbox("rm", "Delete sandboxes that do not run", (*sandbox.Handle).Remove)
+	return eachName("rm", "Delete sandboxes that do not run", func(name string, ctx context.Context) error {
+		return sandbox.Remove(ctx, name)
+	})
 }
 
 // eachSandbox is a command that does one thing to every sandbox it names, and
 // reports every failure.
 func eachSandbox(use, short string, do func(*sandbox.Handle, context.Context) error) *cobra.Command {
+	return eachName(use, short, func(name string, ctx context.Context) error {
+		h, err := sandbox.Get(ctx, name)
+		if err != nil {
+			return err
+		}
+		return do(h, ctx)
+	})
+}
+
+// eachName is eachSandbox for what needs the name alone.
+func eachName(use, short string, do func(string, context.Context) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   use + " NAME…",
 		Short: short,
@@ -68,11 +81,7 @@ func eachSandbox(use, short string, do func(*sandbox.Handle, context.Context) er
 		RunE: func(cmd *cobra.Command, names []string) error {
 			var errs []error
 			for _, name := range names {
-				h, err := sandbox.Get(cmd.Context(), name)
-				if err == nil {
-					err = do(h, cmd.Context())
-				}
-				if err != nil {
+				if err := do(name, cmd.Context()); err != nil {
 					errs = append(errs, err)
 					continue
 				}
