@@ -15,6 +15,9 @@ type rlimit struct {
 	value    syscall.Rlimit
 }
 
+// memory tells whether the limit is on the process's own memory.
+func (l rlimit) memory() bool { return l.resource == unix.RLIMIT_AS || l.resource == unix.RLIMIT_DATA }
+
 // rlimitResource maps a limit's name to its number.
 func rlimitResource(name string) (int, bool) {
 	switch name {

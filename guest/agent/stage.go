@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,8 @@ const stageFD = 3
 // and becomes the command. If that fails it writes a StartFailure and exits.
 // It never returns.
 func Stage() {
+	// The memory limits set below leave no room for a profiler's tables.
+	runtime.MemProfileRate = 0
 	syscall.CloseOnExec(stageFD)
 	answer, _ := pb.Marshal(asFailure(stage()).reply())
 	// Limits of the command may be in force: no more than a write is safe.
@@ -59,10 +62,8 @@ func stage() error {
 		groups[i] = int(g)
 	}
 	// Raising a limit needs root; everything after it has the command's eyes.
-	for _, l := range limits {
-		if err := syscall.Setrlimit(l.resource, &l.value); err != nil {
-			return fail(proto.StartFailure_RLIMIT, err, "resource limit %s", l.name)
-		}
+	if err := setLimits(limits, func(l rlimit) bool { return !l.memory() }); err != nil {
+		return err
 	}
 	if err := syscall.Setgroups(groups); err != nil {
 		return fail(proto.StartFailure_OTHER, err, "set groups")
@@ -80,5 +81,23 @@ func stage() error {
 	if err != nil {
 		return err
 	}
+	// A limit meant for the command may be less than this program has already:
+	// from here on it should need no memory. The kernel starts these without a
+	// limit, so nobody's root is needed to lower them.
+	if err := setLimits(limits, rlimit.memory); err != nil {
+		return err
+	}
 	return execFailure(path, syscall.Exec(path, start.GetArgs(), start.GetEnv()))
+}
+
+func setLimits(limits []rlimit, which func(rlimit) bool) error {
+	for _, l := range limits {
+		if !which(l) {
+			continue
+		}
+		if err := syscall.Setrlimit(l.resource, &l.value); err != nil {
+			return fail(proto.StartFailure_RLIMIT, err, "resource limit %s", l.name)
+		}
+	}
+	return nil
 }
