@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -96,21 +97,24 @@ func (m *monitor) start() (stage string, err error) {
 }
 
 // closeDisks writes back what the disks' formats keep in memory, once no device
-// works on them any more.
-func (m *monitor) closeDisks() {
+// works on them any more. It may be called again.
+func (m *monitor) closeDisks() error {
 	if len(m.toClose) == 0 {
-		return
+		return nil
 	}
 	if m.machine != nil {
 		if err := m.machine.Close(); err != nil {
 			m.log.Warn("machine", "err", err)
 		}
 	}
+	var errs []error
 	for _, c := range m.toClose {
 		if err := c.Close(); err != nil {
-			m.log.Error("disk image was not written back", "err", err)
+			errs = append(errs, fmt.Errorf("disk image was not written back: %w", err))
 		}
 	}
+	m.toClose = nil
+	return errors.Join(errs...)
 }
 
 // openDisk is a disk's bytes, in the format that the creator named: what is in

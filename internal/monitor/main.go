@@ -141,7 +141,7 @@ func (m *monitor) live(dec *json.Decoder) int {
 	}
 	m.untilEnd(signals)
 	reason, err = m.link.outcome()
-	m.finish(reason, err)
+	m.finish(reason, err, m.closeDisks())
 	m.cleanUp()
 	return 0
 }
@@ -261,8 +261,9 @@ func shorten(s string) string {
 	return strings.ToValidUTF8(s[:maxDetail], "") + "…"
 }
 
-// finish writes down how the sandbox ended and tells the creator.
-func (m *monitor) finish(reason vmm.Reason, err error) {
+// finish writes down how the sandbox ended. diskErr is what its disks lost: that
+// is no orderly end, whatever the guest says.
+func (m *monitor) finish(reason vmm.Reason, err, diskErr error) {
 	s := &m.state
 	s.Updated = time.Now()
 	switch r := reason.(type) {
@@ -284,6 +285,10 @@ func (m *monitor) finish(reason vmm.Reason, err error) {
 	if m.asked != nil && s.Status == state.Stopped {
 		s.Reason, s.Detail = m.asked.reason, m.asked.detail
 	}
+	if diskErr != nil {
+		m.log.Error("disks", "err", diskErr)
+		s.Status, s.Reason, s.Detail = state.Crashed, ReasonCrashed, diskErr.Error()
+	}
 	if err := m.dir.WriteJSON(state.StateFile, s); err != nil {
 		m.log.Error("state was not written", "err", err)
 	}
@@ -295,7 +300,9 @@ func (m *monitor) finish(reason vmm.Reason, err error) {
 // memory and KVM's descriptors are left to the end of the process, which the
 // creator need not wait for.
 func (m *monitor) cleanUp() {
-	m.closeDisks()
+	if err := m.closeDisks(); err != nil { // of a boot that failed
+		m.log.Error("disks", "err", err)
+	}
 	if m.console != nil {
 		m.console.Flush()
 	}
