@@ -14,6 +14,9 @@ type record struct {
 	// ImageDigest pins the OCI image: a sandbox that is started again has the
 	// root file system that it was created with.
 	ImageDigest string `json:"image_digest,omitempty"`
+	// DefaultImage is the digest of the embedded default image, if that is the
+	// root: another version of this program has another.
+	DefaultImage string `json:"default_image,omitempty"`
 }
 
 // maxRecord leaves room for the image's digest.

@@ -77,7 +77,7 @@ func create(ctx context.Context, name string, cfg Config, detached bool) (_ *San
 				return fail(fmt.Errorf("replace: %w", err))
 			}
 		}
-		dir, files.Lock, err = home.Create(name, record{cfg, root.digest}, cfg.Ephemeral)
+		dir, files.Lock, err = home.Create(name, record{Config: cfg, ImageDigest: root.digest, DefaultImage: root.builtin}, cfg.Ephemeral)
 		// Another one may have taken the room that was made.
 		if !cfg.Replace || !errors.Is(err, ErrExists) || ctx.Err() != nil {
 			break

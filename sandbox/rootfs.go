@@ -26,12 +26,14 @@ const (
 type rootFS struct {
 	image  ImageConfig // what the image says; empty for those that say nothing
 	digest string      // of the OCI image
-	file   *os.File    // the root disk; nil for tree
-	tree   *os.File    // the directory it is to be made of
-	format string
-	fstype string
-	direct bool // the guest writes to file
-	ours   bool // file is an EROFS image that we made
+	// builtin is the digest of the embedded default image.
+	builtin string
+	file    *os.File // the root disk; nil for tree
+	tree    *os.File // the directory it is to be made of
+	format  string
+	fstype  string
+	direct  bool // the guest writes to file
+	ours    bool // file is an EROFS image that we made
 }
 
 // close closes what disks has not taken over.
@@ -62,7 +64,7 @@ func openRoot(ctx context.Context, home state.Home, cfg *Config) (*rootFS, error
 	if err != nil {
 		return nil, fmt.Errorf("default image: %w", err)
 	}
-	return &rootFS{file: f, ours: true}, nil
+	return &rootFS{builtin: defaultroot.Image().Digest(), file: f, ours: true}, nil
 }
 
 func openOCI(ctx context.Context, home state.Home, cfg *Config, src OCI) (*rootFS, error) {

@@ -153,7 +153,14 @@ func reopenRoot(ctx context.Context, home state.Home, dir *state.Dir, r record) 
 		}
 		return &rootFS{file: f, ours: true}, nil
 	}
-	return openRoot(ctx, home, &r.Config)
+	root, err := openRoot(ctx, home, &r.Config)
+	if err == nil && root.builtin != r.DefaultImage {
+		root.close()
+		// What was written over one image means nothing over another.
+		return nil, fmt.Errorf("it was created with the embedded default image of another version of this program (%.12s, not %.12s); start it with that version, or create it again",
+			r.DefaultImage, root.builtin)
+	}
+	return root, err
 }
 
 // oldDisks are the disks of a sandbox that ran before.

@@ -27,6 +27,8 @@ const (
 	// haltPatience bounds how long the vCPUs are looked at after such a line:
 	// a guest may print it without meaning it.
 	haltPatience = 5 * time.Second
+	// haltRest follows a look that found a machine alive.
+	haltRest = 30 * time.Second
 )
 
 // haltWatch notices a machine that has halted for good.
@@ -73,6 +75,12 @@ func (m *Machine) watchHalt() {
 			}
 		}
 		m.halt.active.Store(false)
+		// A guest that prints such lines for fun is not looked at all the time.
+		select {
+		case <-m.ending:
+			return
+		case <-time.After(haltRest):
+		}
 	}
 }
 
