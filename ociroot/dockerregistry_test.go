@@ -106,6 +106,20 @@ func TestDockerRegistry(t *testing.T) {
 		_, err = s.Pull(ctx, host+"/some/other", anonymous())
 		require.ErrorIs(t, err, ErrNotFound)
 	})
+	t.Run("multi-platform index", func(t *testing.T) {
+		host, _ := dockerRegistry(t, false)
+		ref, err := name.ParseReference(host + "/multi:v1")
+		require.NoError(t, err)
+		ix, images := multi(t)
+		require.NoError(t, remote.WriteIndex(ref, ix))
+		s := newStore(t, Options{})
+		im := pull(t, s, ref.Name(), anonymous())
+		require.Equal(t, mustHash(t, images["linux/amd64"].Digest).String(), im.Digest)
+		require.Equal(t, mustHash(t, ix.Digest).String(), im.Source)
+		o := anonymous()
+		o.Platform = Platform{OS: "linux", Architecture: "s390x"}
+		require.Equal(t, mustHash(t, images["linux/s390x"].Digest).String(), pull(t, s, ref.Name(), o).Digest)
+	})
 	t.Run("private", func(t *testing.T) {
 		host, ca := dockerRegistry(t, true)
 		ref, err := name.ParseReference(host + "/some/image:v1")
