@@ -59,6 +59,10 @@ func (m *Machine) watchHalt() {
 			return
 		case <-m.halt.asked:
 		}
+		// What an earlier look saw says nothing now.
+		for _, v := range m.vcpus {
+			v.dead.Store(false)
+		}
 		m.halt.active.Store(true)
 		for deadline := time.Now().Add(haltPatience); time.Now().Before(deadline); {
 			for _, v := range m.vcpus {
@@ -102,7 +106,15 @@ func (v *vcpu) lookDead() {
 		v.m.log.Warn("vCPU cannot be looked at", "cpu", v.index, "err", err)
 		return
 	}
-	const interruptFlag = 1 << 9 // RFLAGS.IF
-	v.dead.Store(state == kvm.MPUninitialized ||
-		state == kvm.MPHalted && v.regs().RFLAGS&interruptFlag == 0)
+	dead := state == kvm.MPUninitialized
+	if state == kvm.MPHalted {
+		regs, err := v.vcpu.Regs()
+		if err != nil {
+			v.m.log.Warn("vCPU cannot be looked at", "cpu", v.index, "err", err)
+			return
+		}
+		const interruptFlag = 1 << 9 // RFLAGS.IF
+		dead = regs.RFLAGS&interruptFlag == 0
+	}
+	v.dead.Store(dead)
 }

@@ -15,6 +15,9 @@ import (
 // for each. A guest that writes to it gets an exit to a window where nothing
 // is, and goes on.
 func (m *Machine) mapPMem() error {
+	if len(m.cfg.PMem) == 0 {
+		return nil
+	}
 	sizes := make([]uint64, len(m.cfg.PMem))
 	for i, p := range m.cfg.PMem {
 		info, err := p.File.Stat()
