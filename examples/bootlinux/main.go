@@ -77,14 +77,19 @@ func boot(ctx context.Context, path string, cpus int, memory uint64, verbose boo
 }
 
 // program assembles an executable that writes text to its standard output,
-// allows itself the ports, and writes 0 to the exit device.
+// waits until the serial port has sent it (tcdrain(3): with several CPUs another
+// may still be at it), allows itself the ports, and writes 0 to the exit device.
 func program(text string) []byte {
 	const base, headers = 0x400000, 64 + 56
 	code := []byte{
 		0xb8, 1, 0, 0, 0, // mov eax, 1 (write)
 		0xbf, 1, 0, 0, 0, // mov edi, 1
-		0x48, 0x8d, 0x35, 29, 0, 0, 0, // lea rsi, [rip+29]: the text, behind the code
+		0x48, 0x8d, 0x35, 46, 0, 0, 0, // lea rsi, [rip+46]: the text, behind the code
 		0xba, byte(len(text)), 0, 0, 0, // mov edx, len
+		0x0f, 0x05, // syscall
+		0xb8, 16, 0, 0, 0, // mov eax, 16 (ioctl), of the same descriptor
+		0xbe, 0x09, 0x54, 0, 0, // mov esi, TCSBRK
+		0xba, 1, 0, 0, 0, // mov edx, 1: no break, only the wait
 		0x0f, 0x05, // syscall
 		0xb8, 172, 0, 0, 0, // mov eax, 172 (iopl)
 		0xbf, 3, 0, 0, 0, // mov edi, 3
