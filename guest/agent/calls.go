@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -125,12 +126,18 @@ func (a *Agent) Resize(_ context.Context, r *proto.ResizeRequest) (_ *proto.Empt
 }
 
 // SetClock implements the call.
-func (a *Agent) SetClock(_ context.Context, r *proto.SetClockRequest) (_ *proto.Empty, err error) {
+func (a *Agent) SetClock(_ context.Context, r *proto.SetClockRequest) (_ *proto.SetClockResponse, err error) {
 	defer a.recovered("set clock", &err)
-	if err := setClock(r.GetWallClockNs()); err != nil {
-		return nil, status.Error(codes.Internal, err.Error())
+	ns := r.GetWallClockNs()
+	if d := r.GetAdjustNs(); d != 0 {
+		ns = time.Now().UnixNano() + d
 	}
-	return &proto.Empty{}, nil
+	if ns != 0 {
+		if err := setClock(ns); err != nil {
+			return nil, status.Error(codes.Internal, err.Error())
+		}
+	}
+	return &proto.SetClockResponse{WallClockNs: time.Now().UnixNano()}, nil
 }
 
 // Ping implements the call.

@@ -129,7 +129,7 @@ func (x PatchRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PatchRequest_Kind.Descriptor instead.
 func (PatchRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{2, 0}
+	return file_agent_proto_rawDescGZIP(), []int{3, 0}
 }
 
 type StartFailure_Kind int32
@@ -202,7 +202,7 @@ func (x StartFailure_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StartFailure_Kind.Descriptor instead.
 func (StartFailure_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11, 0}
+	return file_agent_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type Empty struct {
@@ -255,6 +255,8 @@ type SetupRequest struct {
 	RootMode        RootMode               `protobuf:"varint,10,opt,name=root_mode,json=rootMode,proto3,enum=sandpit.agent.v1.RootMode" json:"root_mode,omitempty"`
 	StopSignal      int32                  `protobuf:"varint,11,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"` // what asks commands to end at a shutdown; 0 is SIGTERM
 	Hold            bool                   `protobuf:"varint,12,opt,name=hold,proto3" json:"hold,omitempty"`                               // execs are refused until a PatchRequest is done
+	Scripts         []*Script              `protobuf:"bytes,13,rep,name=scripts,proto3" json:"scripts,omitempty"`                          // files of /.msb/scripts, which comes first in PATH
+	Capture         bool                   `protobuf:"varint,14,opt,name=capture,proto3" json:"capture,omitempty"`                         // what commands without a terminal write goes to the host's port 1025 too
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -373,6 +375,73 @@ func (x *SetupRequest) GetHold() bool {
 	return false
 }
 
+func (x *SetupRequest) GetScripts() []*Script {
+	if x != nil {
+		return x.Scripts
+	}
+	return nil
+}
+
+func (x *SetupRequest) GetCapture() bool {
+	if x != nil {
+		return x.Capture
+	}
+	return false
+}
+
+// Script is an executable file.
+type Script struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // a file name: 1 to 255 bytes without '/' and NUL
+	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Script) Reset() {
+	*x = Script{}
+	mi := &file_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Script) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Script) ProtoMessage() {}
+
+func (x *Script) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Script.ProtoReflect.Descriptor instead.
+func (*Script) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Script) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Script) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
 // PatchRequest is one change, or a piece of one: a file of any size is a FILE
 // followed by DATA. Names are within the root file system and absolute; no
 // symbolic link on the way leads out of it.
@@ -396,7 +465,7 @@ type PatchRequest struct {
 
 func (x *PatchRequest) Reset() {
 	*x = PatchRequest{}
-	mi := &file_agent_proto_msgTypes[2]
+	mi := &file_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +477,7 @@ func (x *PatchRequest) String() string {
 func (*PatchRequest) ProtoMessage() {}
 
 func (x *PatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[2]
+	mi := &file_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +490,7 @@ func (x *PatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PatchRequest.ProtoReflect.Descriptor instead.
 func (*PatchRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{2}
+	return file_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PatchRequest) GetKind() PatchRequest_Kind {
@@ -519,7 +588,7 @@ type SetupResponse struct {
 
 func (x *SetupResponse) Reset() {
 	*x = SetupResponse{}
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +600,7 @@ func (x *SetupResponse) String() string {
 func (*SetupResponse) ProtoMessage() {}
 
 func (x *SetupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +613,7 @@ func (x *SetupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupResponse.ProtoReflect.Descriptor instead.
 func (*SetupResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SetupResponse) GetKernelRelease() string {
@@ -583,7 +652,7 @@ type Phases struct {
 
 func (x *Phases) Reset() {
 	*x = Phases{}
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +664,7 @@ func (x *Phases) String() string {
 func (*Phases) ProtoMessage() {}
 
 func (x *Phases) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +677,7 @@ func (x *Phases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phases.ProtoReflect.Descriptor instead.
 func (*Phases) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Phases) GetInitNs() int64 {
@@ -660,7 +729,7 @@ type Rlimit struct {
 
 func (x *Rlimit) Reset() {
 	*x = Rlimit{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +741,7 @@ func (x *Rlimit) String() string {
 func (*Rlimit) ProtoMessage() {}
 
 func (x *Rlimit) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +754,7 @@ func (x *Rlimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rlimit.ProtoReflect.Descriptor instead.
 func (*Rlimit) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Rlimit) GetName() string {
@@ -724,6 +793,8 @@ type ExecInput struct {
 	//	*ExecInput_StderrCredit
 	//	*ExecInput_StdoutClosed
 	//	*ExecInput_StderrClosed
+	//	*ExecInput_Attach
+	//	*ExecInput_Detach
 	Input         isExecInput_Input `protobuf_oneof:"input"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -731,7 +802,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +814,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +827,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExecInput) GetInput() isExecInput_Input {
@@ -829,6 +900,24 @@ func (x *ExecInput) GetStderrClosed() bool {
 	return false
 }
 
+func (x *ExecInput) GetAttach() *AttachStart {
+	if x != nil {
+		if x, ok := x.Input.(*ExecInput_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *ExecInput) GetDetach() bool {
+	if x != nil {
+		if x, ok := x.Input.(*ExecInput_Detach); ok {
+			return x.Detach
+		}
+	}
+	return false
+}
+
 type isExecInput_Input interface {
 	isExecInput_Input()
 }
@@ -861,6 +950,14 @@ type ExecInput_StderrClosed struct {
 	StderrClosed bool `protobuf:"varint,7,opt,name=stderr_closed,json=stderrClosed,proto3,oneof"`
 }
 
+type ExecInput_Attach struct {
+	Attach *AttachStart `protobuf:"bytes,8,opt,name=attach,proto3,oneof"` // instead of start: the caller takes over a kept command
+}
+
+type ExecInput_Detach struct {
+	Detach bool `protobuf:"varint,9,opt,name=detach,proto3,oneof"` // the caller lets go of a kept command, which goes on
+}
+
 func (*ExecInput_Start) isExecInput_Input() {}
 
 func (*ExecInput_Stdin) isExecInput_Input() {}
@@ -875,6 +972,73 @@ func (*ExecInput_StdoutClosed) isExecInput_Input() {}
 
 func (*ExecInput_StderrClosed) isExecInput_Input() {}
 
+func (*ExecInput_Attach) isExecInput_Input() {}
+
+func (*ExecInput_Detach) isExecInput_Input() {}
+
+// AttachStart takes over the terminal of a kept command. Whoever had it is told
+// (ExecDetached). The answer is ExecStarted, what the terminal showed last as
+// stdout, and then what it goes on to show.
+type AttachStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Rows          uint32                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"` // the new size; 0 leaves it
+	Cols          uint32                 `protobuf:"varint,3,opt,name=cols,proto3" json:"cols,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachStart) Reset() {
+	*x = AttachStart{}
+	mi := &file_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachStart) ProtoMessage() {}
+
+func (x *AttachStart) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
+func (*AttachStart) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AttachStart) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AttachStart) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *AttachStart) GetCols() uint32 {
+	if x != nil {
+		return x.Cols
+	}
+	return 0
+}
+
 type ExecStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`     // chosen by the caller, unique among the running: 1 to 64 of [A-Za-z0-9._-]
@@ -888,13 +1052,14 @@ type ExecStart struct {
 	Stdin         bool                   `protobuf:"varint,9,opt,name=stdin,proto3" json:"stdin,omitempty"` // false: /dev/null
 	Rlimits       []*Rlimit              `protobuf:"bytes,10,rep,name=rlimits,proto3" json:"rlimits,omitempty"`
 	TimeoutNs     int64                  `protobuf:"varint,11,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"` // 0: none. At its end the whole tree is killed
+	Keep          bool                   `protobuf:"varint,12,opt,name=keep,proto3" json:"keep,omitempty"`                            // on a terminal: the command outlives its connection
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1071,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1084,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecStart) GetId() string {
@@ -999,6 +1164,13 @@ func (x *ExecStart) GetTimeoutNs() int64 {
 	return 0
 }
 
+func (x *ExecStart) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
 // ExecOutput carries at most 64 KiB of stdout or stderr. No more than 16
 // messages of each are unacknowledged; see ExecInput.stdout_credit and
 // stderr_credit.
@@ -1013,6 +1185,7 @@ type ExecOutput struct {
 	//	*ExecOutput_Failure
 	//	*ExecOutput_StdinError
 	//	*ExecOutput_StdinCredit
+	//	*ExecOutput_Detached
 	Output        isExecOutput_Output `protobuf_oneof:"output"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1020,7 +1193,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1205,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1218,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecOutput) GetOutput() isExecOutput_Output {
@@ -1118,6 +1291,15 @@ func (x *ExecOutput) GetStdinCredit() uint32 {
 	return 0
 }
 
+func (x *ExecOutput) GetDetached() *ExecDetached {
+	if x != nil {
+		if x, ok := x.Output.(*ExecOutput_Detached); ok {
+			return x.Detached
+		}
+	}
+	return nil
+}
+
 type isExecOutput_Output interface {
 	isExecOutput_Output()
 }
@@ -1150,6 +1332,10 @@ type ExecOutput_StdinCredit struct {
 	StdinCredit uint32 `protobuf:"varint,7,opt,name=stdin_credit,json=stdinCredit,proto3,oneof"` // so many more stdin messages were consumed
 }
 
+type ExecOutput_Detached struct {
+	Detached *ExecDetached `protobuf:"bytes,8,opt,name=detached,proto3,oneof"` // the last message: the caller has let go, or another took over
+}
+
 func (*ExecOutput_Started) isExecOutput_Output() {}
 
 func (*ExecOutput_Stdout) isExecOutput_Output() {}
@@ -1164,6 +1350,52 @@ func (*ExecOutput_StdinError) isExecOutput_Output() {}
 
 func (*ExecOutput_StdinCredit) isExecOutput_Output() {}
 
+func (*ExecOutput_Detached) isExecOutput_Output() {}
+
+type ExecDetached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Taken         bool                   `protobuf:"varint,1,opt,name=taken,proto3" json:"taken,omitempty"` // another caller has the terminal now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecDetached) Reset() {
+	*x = ExecDetached{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecDetached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecDetached) ProtoMessage() {}
+
+func (x *ExecDetached) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecDetached.ProtoReflect.Descriptor instead.
+func (*ExecDetached) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExecDetached) GetTaken() bool {
+	if x != nil {
+		return x.Taken
+	}
+	return false
+}
+
 type ExecStarted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -1173,7 +1405,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1417,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1430,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -1222,7 +1454,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1466,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1479,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1303,7 +1535,7 @@ type StartFailure struct {
 
 func (x *StartFailure) Reset() {
 	*x = StartFailure{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1547,7 @@ func (x *StartFailure) String() string {
 func (*StartFailure) ProtoMessage() {}
 
 func (x *StartFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1560,7 @@ func (x *StartFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartFailure.ProtoReflect.Descriptor instead.
 func (*StartFailure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StartFailure) GetKind() StartFailure_Kind {
@@ -1364,7 +1596,7 @@ type StdinError struct {
 
 func (x *StdinError) Reset() {
 	*x = StdinError{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1608,7 @@ func (x *StdinError) String() string {
 func (*StdinError) ProtoMessage() {}
 
 func (x *StdinError) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1621,7 @@ func (x *StdinError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdinError.ProtoReflect.Descriptor instead.
 func (*StdinError) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StdinError) GetErrno() int32 {
@@ -1409,7 +1641,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1653,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1666,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SignalRequest) GetId() string {
@@ -1462,7 +1694,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1706,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1719,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResizeRequest) GetId() string {
@@ -1513,14 +1745,15 @@ func (x *ResizeRequest) GetCols() uint32 {
 
 type SetClockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	WallClockNs   int64                  `protobuf:"varint,1,opt,name=wall_clock_ns,json=wallClockNs,proto3" json:"wall_clock_ns,omitempty"`
+	WallClockNs   int64                  `protobuf:"varint,1,opt,name=wall_clock_ns,json=wallClockNs,proto3" json:"wall_clock_ns,omitempty"` // since the epoch; 0: only asks
+	AdjustNs      int64                  `protobuf:"varint,2,opt,name=adjust_ns,json=adjustNs,proto3" json:"adjust_ns,omitempty"`            // added to what the clock shows, instead
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1765,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,12 +1778,316 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetClockRequest) GetWallClockNs() int64 {
 	if x != nil {
 		return x.WallClockNs
+	}
+	return 0
+}
+
+func (x *SetClockRequest) GetAdjustNs() int64 {
+	if x != nil {
+		return x.AdjustNs
+	}
+	return 0
+}
+
+type SetClockResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WallClockNs   int64                  `protobuf:"varint,1,opt,name=wall_clock_ns,json=wallClockNs,proto3" json:"wall_clock_ns,omitempty"` // afterwards
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetClockResponse) Reset() {
+	*x = SetClockResponse{}
+	mi := &file_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetClockResponse) ProtoMessage() {}
+
+func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetClockResponse.ProtoReflect.Descriptor instead.
+func (*SetClockResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetClockResponse) GetWallClockNs() int64 {
+	if x != nil {
+		return x.WallClockNs
+	}
+	return 0
+}
+
+type ExecList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Execs         []*ExecInfo            `protobuf:"bytes,1,rep,name=execs,proto3" json:"execs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecList) Reset() {
+	*x = ExecList{}
+	mi := &file_agent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecList) ProtoMessage() {}
+
+func (x *ExecList) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecList.ProtoReflect.Descriptor instead.
+func (*ExecList) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExecList) GetExecs() []*ExecInfo {
+	if x != nil {
+		return x.Execs
+	}
+	return nil
+}
+
+type ExecInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Args          []string               `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty"` // cut off after 4 KiB
+	Tty           bool                   `protobuf:"varint,4,opt,name=tty,proto3" json:"tty,omitempty"`
+	Keep          bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
+	Attached      bool                   `protobuf:"varint,6,opt,name=attached,proto3" json:"attached,omitempty"`                    // a caller has its streams
+	RunningNs     int64                  `protobuf:"varint,7,opt,name=running_ns,json=runningNs,proto3" json:"running_ns,omitempty"` // since its start
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecInfo) Reset() {
+	*x = ExecInfo{}
+	mi := &file_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecInfo) ProtoMessage() {}
+
+func (x *ExecInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecInfo.ProtoReflect.Descriptor instead.
+func (*ExecInfo) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExecInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExecInfo) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ExecInfo) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *ExecInfo) GetTty() bool {
+	if x != nil {
+		return x.Tty
+	}
+	return false
+}
+
+func (x *ExecInfo) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+func (x *ExecInfo) GetAttached() bool {
+	if x != nil {
+		return x.Attached
+	}
+	return false
+}
+
+func (x *ExecInfo) GetRunningNs() int64 {
+	if x != nil {
+		return x.RunningNs
+	}
+	return 0
+}
+
+// MetricsResponse is in bytes, and since boot.
+type MetricsResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	UptimeNs        int64                  `protobuf:"varint,1,opt,name=uptime_ns,json=uptimeNs,proto3" json:"uptime_ns,omitempty"`
+	MemoryTotal     uint64                 `protobuf:"varint,2,opt,name=memory_total,json=memoryTotal,proto3" json:"memory_total,omitempty"`             // MemTotal of /proc/meminfo
+	MemoryAvailable uint64                 `protobuf:"varint,3,opt,name=memory_available,json=memoryAvailable,proto3" json:"memory_available,omitempty"` // MemAvailable
+	CpuNs           int64                  `protobuf:"varint,4,opt,name=cpu_ns,json=cpuNs,proto3" json:"cpu_ns,omitempty"`                               // busy time of all CPUs
+	NetRx           uint64                 `protobuf:"varint,5,opt,name=net_rx,json=netRx,proto3" json:"net_rx,omitempty"`                               // of all interfaces but the loopback
+	NetTx           uint64                 `protobuf:"varint,6,opt,name=net_tx,json=netTx,proto3" json:"net_tx,omitempty"`
+	RootTotal       uint64                 `protobuf:"varint,7,opt,name=root_total,json=rootTotal,proto3" json:"root_total,omitempty"` // of the root file system (statfs(2))
+	RootFree        uint64                 `protobuf:"varint,8,opt,name=root_free,json=rootFree,proto3" json:"root_free,omitempty"`
+	Processes       uint32                 `protobuf:"varint,9,opt,name=processes,proto3" json:"processes,omitempty"`
+	OomKills        uint64                 `protobuf:"varint,10,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *MetricsResponse) Reset() {
+	*x = MetricsResponse{}
+	mi := &file_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsResponse) ProtoMessage() {}
+
+func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
+func (*MetricsResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *MetricsResponse) GetUptimeNs() int64 {
+	if x != nil {
+		return x.UptimeNs
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetMemoryTotal() uint64 {
+	if x != nil {
+		return x.MemoryTotal
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetMemoryAvailable() uint64 {
+	if x != nil {
+		return x.MemoryAvailable
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetCpuNs() int64 {
+	if x != nil {
+		return x.CpuNs
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetNetRx() uint64 {
+	if x != nil {
+		return x.NetRx
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetNetTx() uint64 {
+	if x != nil {
+		return x.NetTx
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetRootTotal() uint64 {
+	if x != nil {
+		return x.RootTotal
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetRootFree() uint64 {
+	if x != nil {
+		return x.RootFree
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *MetricsResponse) GetOomKills() uint64 {
+	if x != nil {
+		return x.OomKills
 	}
 	return 0
 }
@@ -1563,7 +2100,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +2112,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +2125,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 type PingResponse struct {
@@ -1596,14 +2133,15 @@ type PingResponse struct {
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // see proto.Version
 	UptimeNs      int64                  `protobuf:"varint,2,opt,name=uptime_ns,json=uptimeNs,proto3" json:"uptime_ns,omitempty"`
 	Phases        *Phases                `protobuf:"bytes,3,opt,name=phases,proto3" json:"phases,omitempty"`
-	Execs         uint32                 `protobuf:"varint,4,opt,name=execs,proto3" json:"execs,omitempty"` // running now
+	Execs         uint32                 `protobuf:"varint,4,opt,name=execs,proto3" json:"execs,omitempty"`                 // running now
+	IdleNs        int64                  `protobuf:"varint,5,opt,name=idle_ns,json=idleNs,proto3" json:"idle_ns,omitempty"` // since the last command, or file operation, ended; 0 while one runs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +2153,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +2166,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PingResponse) GetProtocol() uint32 {
@@ -1659,6 +2197,13 @@ func (x *PingResponse) GetExecs() uint32 {
 	return 0
 }
 
+func (x *PingResponse) GetIdleNs() int64 {
+	if x != nil {
+		return x.IdleNs
+	}
+	return 0
+}
+
 type ShutdownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`                      // 0 to 255
@@ -1669,7 +2214,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +2226,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +2239,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ShutdownRequest) GetCode() uint32 {
@@ -1711,12 +2256,75 @@ func (x *ShutdownRequest) GetGraceNs() int64 {
 	return 0
 }
 
+// OutputRecord is a piece of what a captured command wrote, on the connection
+// that the agent opens to host port 1025 if SetupRequest.capture asked for it.
+// Each follows its length, four bytes, big endian.
+type OutputRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`          // of the exec
+	Stream        uint32                 `protobuf:"varint,2,opt,name=stream,proto3" json:"stream,omitempty"` // 1 stdout, 2 stderr
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`      // at most 64 KiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputRecord) Reset() {
+	*x = OutputRecord{}
+	mi := &file_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputRecord) ProtoMessage() {}
+
+func (x *OutputRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputRecord.ProtoReflect.Descriptor instead.
+func (*OutputRecord) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *OutputRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OutputRecord) GetStream() uint32 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *OutputRecord) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"\vagent.proto\x12\x10sandpit.agent.v1\"\a\n" +
-	"\x05Empty\"\xb5\x03\n" +
+	"\x05Empty\"\x83\x04\n" +
 	"\fSetupRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\"\n" +
 	"\rwall_clock_ns\x18\x02 \x01(\x03R\vwallClockNs\x12\x10\n" +
@@ -1733,7 +2341,12 @@ const file_agent_proto_rawDesc = "" +
 	" \x01(\x0e2\x1a.sandpit.agent.v1.RootModeR\brootMode\x12\x1f\n" +
 	"\vstop_signal\x18\v \x01(\x05R\n" +
 	"stopSignal\x12\x12\n" +
-	"\x04hold\x18\f \x01(\bR\x04hold\"\x9c\x03\n" +
+	"\x04hold\x18\f \x01(\bR\x04hold\x122\n" +
+	"\ascripts\x18\r \x03(\v2\x18.sandpit.agent.v1.ScriptR\ascripts\x12\x18\n" +
+	"\acapture\x18\x0e \x01(\bR\acapture\"6\n" +
+	"\x06Script\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"\x9c\x03\n" +
 	"\fPatchRequest\x127\n" +
 	"\x04kind\x18\x01 \x01(\x0e2#.sandpit.agent.v1.PatchRequest.KindR\x04kind\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
@@ -1773,7 +2386,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x06Rlimit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04soft\x18\x02 \x01(\x04R\x04soft\x12\x12\n" +
-	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\x9c\x02\n" +
+	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xef\x02\n" +
 	"\tExecInput\x123\n" +
 	"\x05start\x18\x01 \x01(\v2\x1b.sandpit.agent.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12\x1d\n" +
@@ -1781,8 +2394,14 @@ const file_agent_proto_rawDesc = "" +
 	"\rstdout_credit\x18\x04 \x01(\rH\x00R\fstdoutCredit\x12%\n" +
 	"\rstderr_credit\x18\x05 \x01(\rH\x00R\fstderrCredit\x12%\n" +
 	"\rstdout_closed\x18\x06 \x01(\bH\x00R\fstdoutClosed\x12%\n" +
-	"\rstderr_closed\x18\a \x01(\bH\x00R\fstderrClosedB\a\n" +
-	"\x05input\"\x8a\x02\n" +
+	"\rstderr_closed\x18\a \x01(\bH\x00R\fstderrClosed\x127\n" +
+	"\x06attach\x18\b \x01(\v2\x1d.sandpit.agent.v1.AttachStartH\x00R\x06attach\x12\x18\n" +
+	"\x06detach\x18\t \x01(\bH\x00R\x06detachB\a\n" +
+	"\x05input\"E\n" +
+	"\vAttachStart\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\rR\x04rows\x12\x12\n" +
+	"\x04cols\x18\x03 \x01(\rR\x04cols\"\x9e\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -1796,7 +2415,8 @@ const file_agent_proto_rawDesc = "" +
 	"\arlimits\x18\n" +
 	" \x03(\v2\x18.sandpit.agent.v1.RlimitR\arlimits\x12\x1d\n" +
 	"\n" +
-	"timeout_ns\x18\v \x01(\x03R\ttimeoutNs\"\xd9\x02\n" +
+	"timeout_ns\x18\v \x01(\x03R\ttimeoutNs\x12\x12\n" +
+	"\x04keep\x18\f \x01(\bR\x04keep\"\x97\x03\n" +
 	"\n" +
 	"ExecOutput\x129\n" +
 	"\astarted\x18\x01 \x01(\v2\x1d.sandpit.agent.v1.ExecStartedH\x00R\astarted\x12\x18\n" +
@@ -1806,8 +2426,11 @@ const file_agent_proto_rawDesc = "" +
 	"\afailure\x18\x05 \x01(\v2\x1e.sandpit.agent.v1.StartFailureH\x00R\afailure\x12?\n" +
 	"\vstdin_error\x18\x06 \x01(\v2\x1c.sandpit.agent.v1.StdinErrorH\x00R\n" +
 	"stdinError\x12#\n" +
-	"\fstdin_credit\x18\a \x01(\rH\x00R\vstdinCreditB\b\n" +
-	"\x06output\"\x1f\n" +
+	"\fstdin_credit\x18\a \x01(\rH\x00R\vstdinCredit\x12<\n" +
+	"\bdetached\x18\b \x01(\v2\x1e.sandpit.agent.v1.ExecDetachedH\x00R\bdetachedB\b\n" +
+	"\x06output\"$\n" +
+	"\fExecDetached\x12\x14\n" +
+	"\x05taken\x18\x01 \x01(\bR\x05taken\"\x1f\n" +
 	"\vExecStarted\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\"\xa8\x01\n" +
 	"\bExecExit\x12\x12\n" +
@@ -1846,29 +2469,64 @@ const file_agent_proto_rawDesc = "" +
 	"\rResizeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x03 \x01(\rR\x04cols\"5\n" +
+	"\x04cols\x18\x03 \x01(\rR\x04cols\"R\n" +
 	"\x0fSetClockRequest\x12\"\n" +
-	"\rwall_clock_ns\x18\x01 \x01(\x03R\vwallClockNs\"\r\n" +
-	"\vPingRequest\"\x8f\x01\n" +
+	"\rwall_clock_ns\x18\x01 \x01(\x03R\vwallClockNs\x12\x1b\n" +
+	"\tadjust_ns\x18\x02 \x01(\x03R\badjustNs\"6\n" +
+	"\x10SetClockResponse\x12\"\n" +
+	"\rwall_clock_ns\x18\x01 \x01(\x03R\vwallClockNs\"<\n" +
+	"\bExecList\x120\n" +
+	"\x05execs\x18\x01 \x03(\v2\x1a.sandpit.agent.v1.ExecInfoR\x05execs\"\xa1\x01\n" +
+	"\bExecInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
+	"\x04args\x18\x03 \x03(\tR\x04args\x12\x10\n" +
+	"\x03tty\x18\x04 \x01(\bR\x03tty\x12\x12\n" +
+	"\x04keep\x18\x05 \x01(\bR\x04keep\x12\x1a\n" +
+	"\battached\x18\x06 \x01(\bR\battached\x12\x1d\n" +
+	"\n" +
+	"running_ns\x18\a \x01(\x03R\trunningNs\"\xb8\x02\n" +
+	"\x0fMetricsResponse\x12\x1b\n" +
+	"\tuptime_ns\x18\x01 \x01(\x03R\buptimeNs\x12!\n" +
+	"\fmemory_total\x18\x02 \x01(\x04R\vmemoryTotal\x12)\n" +
+	"\x10memory_available\x18\x03 \x01(\x04R\x0fmemoryAvailable\x12\x15\n" +
+	"\x06cpu_ns\x18\x04 \x01(\x03R\x05cpuNs\x12\x15\n" +
+	"\x06net_rx\x18\x05 \x01(\x04R\x05netRx\x12\x15\n" +
+	"\x06net_tx\x18\x06 \x01(\x04R\x05netTx\x12\x1d\n" +
+	"\n" +
+	"root_total\x18\a \x01(\x04R\trootTotal\x12\x1b\n" +
+	"\troot_free\x18\b \x01(\x04R\brootFree\x12\x1c\n" +
+	"\tprocesses\x18\t \x01(\rR\tprocesses\x12\x1b\n" +
+	"\toom_kills\x18\n" +
+	" \x01(\x04R\boomKills\"\r\n" +
+	"\vPingRequest\"\xa8\x01\n" +
 	"\fPingResponse\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1b\n" +
 	"\tuptime_ns\x18\x02 \x01(\x03R\buptimeNs\x120\n" +
 	"\x06phases\x18\x03 \x01(\v2\x18.sandpit.agent.v1.PhasesR\x06phases\x12\x14\n" +
-	"\x05execs\x18\x04 \x01(\rR\x05execs\"@\n" +
+	"\x05execs\x18\x04 \x01(\rR\x05execs\x12\x17\n" +
+	"\aidle_ns\x18\x05 \x01(\x03R\x06idleNs\"@\n" +
 	"\x0fShutdownRequest\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x19\n" +
-	"\bgrace_ns\x18\x02 \x01(\x03R\agraceNs*#\n" +
+	"\bgrace_ns\x18\x02 \x01(\x03R\agraceNs\"J\n" +
+	"\fOutputRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\rR\x06stream\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data*#\n" +
 	"\bRootMode\x12\v\n" +
 	"\aOVERLAY\x10\x00\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x012\xb9\x04\n" +
+	"\x06DIRECT\x10\x012\x84\x06\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Setup\x12\x1e.sandpit.agent.v1.SetupRequest\x1a\x1f.sandpit.agent.v1.SetupResponse\x12@\n" +
 	"\x05Patch\x12\x1e.sandpit.agent.v1.PatchRequest\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
-	"\x04Exec\x12\x1b.sandpit.agent.v1.ExecInput\x1a\x1c.sandpit.agent.v1.ExecOutput(\x010\x01\x12B\n" +
+	"\x04Exec\x12\x1b.sandpit.agent.v1.ExecInput\x1a\x1c.sandpit.agent.v1.ExecOutput(\x010\x01\x12<\n" +
+	"\x05Execs\x12\x17.sandpit.agent.v1.Empty\x1a\x1a.sandpit.agent.v1.ExecList\x12B\n" +
 	"\x06Signal\x12\x1f.sandpit.agent.v1.SignalRequest\x1a\x17.sandpit.agent.v1.Empty\x12B\n" +
-	"\x06Resize\x12\x1f.sandpit.agent.v1.ResizeRequest\x1a\x17.sandpit.agent.v1.Empty\x12F\n" +
-	"\bSetClock\x12!.sandpit.agent.v1.SetClockRequest\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
+	"\x06Resize\x12\x1f.sandpit.agent.v1.ResizeRequest\x1a\x17.sandpit.agent.v1.Empty\x12Q\n" +
+	"\bSetClock\x12!.sandpit.agent.v1.SetClockRequest\x1a\".sandpit.agent.v1.SetClockResponse\x129\n" +
+	"\x05Drain\x12\x17.sandpit.agent.v1.Empty\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
+	"\aMetrics\x12\x17.sandpit.agent.v1.Empty\x1a!.sandpit.agent.v1.MetricsResponse\x12E\n" +
 	"\x04Ping\x12\x1d.sandpit.agent.v1.PingRequest\x1a\x1e.sandpit.agent.v1.PingResponse\x12F\n" +
 	"\bShutdown\x12!.sandpit.agent.v1.ShutdownRequest\x1a\x17.sandpit.agent.v1.EmptyB1Z/github.com/sandpit-vm/sandpit/guest/proto;protob\x06proto3"
 
@@ -1885,65 +2543,83 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_agent_proto_goTypes = []any{
-	(RootMode)(0),           // 0: sandpit.agent.v1.RootMode
-	(PatchRequest_Kind)(0),  // 1: sandpit.agent.v1.PatchRequest.Kind
-	(StartFailure_Kind)(0),  // 2: sandpit.agent.v1.StartFailure.Kind
-	(*Empty)(nil),           // 3: sandpit.agent.v1.Empty
-	(*SetupRequest)(nil),    // 4: sandpit.agent.v1.SetupRequest
-	(*PatchRequest)(nil),    // 5: sandpit.agent.v1.PatchRequest
-	(*SetupResponse)(nil),   // 6: sandpit.agent.v1.SetupResponse
-	(*Phases)(nil),          // 7: sandpit.agent.v1.Phases
-	(*Rlimit)(nil),          // 8: sandpit.agent.v1.Rlimit
-	(*ExecInput)(nil),       // 9: sandpit.agent.v1.ExecInput
-	(*ExecStart)(nil),       // 10: sandpit.agent.v1.ExecStart
-	(*ExecOutput)(nil),      // 11: sandpit.agent.v1.ExecOutput
-	(*ExecStarted)(nil),     // 12: sandpit.agent.v1.ExecStarted
-	(*ExecExit)(nil),        // 13: sandpit.agent.v1.ExecExit
-	(*StartFailure)(nil),    // 14: sandpit.agent.v1.StartFailure
-	(*StdinError)(nil),      // 15: sandpit.agent.v1.StdinError
-	(*SignalRequest)(nil),   // 16: sandpit.agent.v1.SignalRequest
-	(*ResizeRequest)(nil),   // 17: sandpit.agent.v1.ResizeRequest
-	(*SetClockRequest)(nil), // 18: sandpit.agent.v1.SetClockRequest
-	(*PingRequest)(nil),     // 19: sandpit.agent.v1.PingRequest
-	(*PingResponse)(nil),    // 20: sandpit.agent.v1.PingResponse
-	(*ShutdownRequest)(nil), // 21: sandpit.agent.v1.ShutdownRequest
+	(RootMode)(0),            // 0: sandpit.agent.v1.RootMode
+	(PatchRequest_Kind)(0),   // 1: sandpit.agent.v1.PatchRequest.Kind
+	(StartFailure_Kind)(0),   // 2: sandpit.agent.v1.StartFailure.Kind
+	(*Empty)(nil),            // 3: sandpit.agent.v1.Empty
+	(*SetupRequest)(nil),     // 4: sandpit.agent.v1.SetupRequest
+	(*Script)(nil),           // 5: sandpit.agent.v1.Script
+	(*PatchRequest)(nil),     // 6: sandpit.agent.v1.PatchRequest
+	(*SetupResponse)(nil),    // 7: sandpit.agent.v1.SetupResponse
+	(*Phases)(nil),           // 8: sandpit.agent.v1.Phases
+	(*Rlimit)(nil),           // 9: sandpit.agent.v1.Rlimit
+	(*ExecInput)(nil),        // 10: sandpit.agent.v1.ExecInput
+	(*AttachStart)(nil),      // 11: sandpit.agent.v1.AttachStart
+	(*ExecStart)(nil),        // 12: sandpit.agent.v1.ExecStart
+	(*ExecOutput)(nil),       // 13: sandpit.agent.v1.ExecOutput
+	(*ExecDetached)(nil),     // 14: sandpit.agent.v1.ExecDetached
+	(*ExecStarted)(nil),      // 15: sandpit.agent.v1.ExecStarted
+	(*ExecExit)(nil),         // 16: sandpit.agent.v1.ExecExit
+	(*StartFailure)(nil),     // 17: sandpit.agent.v1.StartFailure
+	(*StdinError)(nil),       // 18: sandpit.agent.v1.StdinError
+	(*SignalRequest)(nil),    // 19: sandpit.agent.v1.SignalRequest
+	(*ResizeRequest)(nil),    // 20: sandpit.agent.v1.ResizeRequest
+	(*SetClockRequest)(nil),  // 21: sandpit.agent.v1.SetClockRequest
+	(*SetClockResponse)(nil), // 22: sandpit.agent.v1.SetClockResponse
+	(*ExecList)(nil),         // 23: sandpit.agent.v1.ExecList
+	(*ExecInfo)(nil),         // 24: sandpit.agent.v1.ExecInfo
+	(*MetricsResponse)(nil),  // 25: sandpit.agent.v1.MetricsResponse
+	(*PingRequest)(nil),      // 26: sandpit.agent.v1.PingRequest
+	(*PingResponse)(nil),     // 27: sandpit.agent.v1.PingResponse
+	(*ShutdownRequest)(nil),  // 28: sandpit.agent.v1.ShutdownRequest
+	(*OutputRecord)(nil),     // 29: sandpit.agent.v1.OutputRecord
 }
 var file_agent_proto_depIdxs = []int32{
-	8,  // 0: sandpit.agent.v1.SetupRequest.rlimits:type_name -> sandpit.agent.v1.Rlimit
+	9,  // 0: sandpit.agent.v1.SetupRequest.rlimits:type_name -> sandpit.agent.v1.Rlimit
 	0,  // 1: sandpit.agent.v1.SetupRequest.root_mode:type_name -> sandpit.agent.v1.RootMode
-	1,  // 2: sandpit.agent.v1.PatchRequest.kind:type_name -> sandpit.agent.v1.PatchRequest.Kind
-	7,  // 3: sandpit.agent.v1.SetupResponse.phases:type_name -> sandpit.agent.v1.Phases
-	10, // 4: sandpit.agent.v1.ExecInput.start:type_name -> sandpit.agent.v1.ExecStart
-	8,  // 5: sandpit.agent.v1.ExecStart.rlimits:type_name -> sandpit.agent.v1.Rlimit
-	12, // 6: sandpit.agent.v1.ExecOutput.started:type_name -> sandpit.agent.v1.ExecStarted
-	13, // 7: sandpit.agent.v1.ExecOutput.exit:type_name -> sandpit.agent.v1.ExecExit
-	14, // 8: sandpit.agent.v1.ExecOutput.failure:type_name -> sandpit.agent.v1.StartFailure
-	15, // 9: sandpit.agent.v1.ExecOutput.stdin_error:type_name -> sandpit.agent.v1.StdinError
-	2,  // 10: sandpit.agent.v1.StartFailure.kind:type_name -> sandpit.agent.v1.StartFailure.Kind
-	7,  // 11: sandpit.agent.v1.PingResponse.phases:type_name -> sandpit.agent.v1.Phases
-	4,  // 12: sandpit.agent.v1.Agent.Setup:input_type -> sandpit.agent.v1.SetupRequest
-	5,  // 13: sandpit.agent.v1.Agent.Patch:input_type -> sandpit.agent.v1.PatchRequest
-	9,  // 14: sandpit.agent.v1.Agent.Exec:input_type -> sandpit.agent.v1.ExecInput
-	16, // 15: sandpit.agent.v1.Agent.Signal:input_type -> sandpit.agent.v1.SignalRequest
-	17, // 16: sandpit.agent.v1.Agent.Resize:input_type -> sandpit.agent.v1.ResizeRequest
-	18, // 17: sandpit.agent.v1.Agent.SetClock:input_type -> sandpit.agent.v1.SetClockRequest
-	19, // 18: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
-	21, // 19: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
-	6,  // 20: sandpit.agent.v1.Agent.Setup:output_type -> sandpit.agent.v1.SetupResponse
-	3,  // 21: sandpit.agent.v1.Agent.Patch:output_type -> sandpit.agent.v1.Empty
-	11, // 22: sandpit.agent.v1.Agent.Exec:output_type -> sandpit.agent.v1.ExecOutput
-	3,  // 23: sandpit.agent.v1.Agent.Signal:output_type -> sandpit.agent.v1.Empty
-	3,  // 24: sandpit.agent.v1.Agent.Resize:output_type -> sandpit.agent.v1.Empty
-	3,  // 25: sandpit.agent.v1.Agent.SetClock:output_type -> sandpit.agent.v1.Empty
-	20, // 26: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
-	3,  // 27: sandpit.agent.v1.Agent.Shutdown:output_type -> sandpit.agent.v1.Empty
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	5,  // 2: sandpit.agent.v1.SetupRequest.scripts:type_name -> sandpit.agent.v1.Script
+	1,  // 3: sandpit.agent.v1.PatchRequest.kind:type_name -> sandpit.agent.v1.PatchRequest.Kind
+	8,  // 4: sandpit.agent.v1.SetupResponse.phases:type_name -> sandpit.agent.v1.Phases
+	12, // 5: sandpit.agent.v1.ExecInput.start:type_name -> sandpit.agent.v1.ExecStart
+	11, // 6: sandpit.agent.v1.ExecInput.attach:type_name -> sandpit.agent.v1.AttachStart
+	9,  // 7: sandpit.agent.v1.ExecStart.rlimits:type_name -> sandpit.agent.v1.Rlimit
+	15, // 8: sandpit.agent.v1.ExecOutput.started:type_name -> sandpit.agent.v1.ExecStarted
+	16, // 9: sandpit.agent.v1.ExecOutput.exit:type_name -> sandpit.agent.v1.ExecExit
+	17, // 10: sandpit.agent.v1.ExecOutput.failure:type_name -> sandpit.agent.v1.StartFailure
+	18, // 11: sandpit.agent.v1.ExecOutput.stdin_error:type_name -> sandpit.agent.v1.StdinError
+	14, // 12: sandpit.agent.v1.ExecOutput.detached:type_name -> sandpit.agent.v1.ExecDetached
+	2,  // 13: sandpit.agent.v1.StartFailure.kind:type_name -> sandpit.agent.v1.StartFailure.Kind
+	24, // 14: sandpit.agent.v1.ExecList.execs:type_name -> sandpit.agent.v1.ExecInfo
+	8,  // 15: sandpit.agent.v1.PingResponse.phases:type_name -> sandpit.agent.v1.Phases
+	4,  // 16: sandpit.agent.v1.Agent.Setup:input_type -> sandpit.agent.v1.SetupRequest
+	6,  // 17: sandpit.agent.v1.Agent.Patch:input_type -> sandpit.agent.v1.PatchRequest
+	10, // 18: sandpit.agent.v1.Agent.Exec:input_type -> sandpit.agent.v1.ExecInput
+	3,  // 19: sandpit.agent.v1.Agent.Execs:input_type -> sandpit.agent.v1.Empty
+	19, // 20: sandpit.agent.v1.Agent.Signal:input_type -> sandpit.agent.v1.SignalRequest
+	20, // 21: sandpit.agent.v1.Agent.Resize:input_type -> sandpit.agent.v1.ResizeRequest
+	21, // 22: sandpit.agent.v1.Agent.SetClock:input_type -> sandpit.agent.v1.SetClockRequest
+	3,  // 23: sandpit.agent.v1.Agent.Drain:input_type -> sandpit.agent.v1.Empty
+	3,  // 24: sandpit.agent.v1.Agent.Metrics:input_type -> sandpit.agent.v1.Empty
+	26, // 25: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
+	28, // 26: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
+	7,  // 27: sandpit.agent.v1.Agent.Setup:output_type -> sandpit.agent.v1.SetupResponse
+	3,  // 28: sandpit.agent.v1.Agent.Patch:output_type -> sandpit.agent.v1.Empty
+	13, // 29: sandpit.agent.v1.Agent.Exec:output_type -> sandpit.agent.v1.ExecOutput
+	23, // 30: sandpit.agent.v1.Agent.Execs:output_type -> sandpit.agent.v1.ExecList
+	3,  // 31: sandpit.agent.v1.Agent.Signal:output_type -> sandpit.agent.v1.Empty
+	3,  // 32: sandpit.agent.v1.Agent.Resize:output_type -> sandpit.agent.v1.Empty
+	22, // 33: sandpit.agent.v1.Agent.SetClock:output_type -> sandpit.agent.v1.SetClockResponse
+	3,  // 34: sandpit.agent.v1.Agent.Drain:output_type -> sandpit.agent.v1.Empty
+	25, // 35: sandpit.agent.v1.Agent.Metrics:output_type -> sandpit.agent.v1.MetricsResponse
+	27, // 36: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
+	3,  // 37: sandpit.agent.v1.Agent.Shutdown:output_type -> sandpit.agent.v1.Empty
+	27, // [27:38] is the sub-list for method output_type
+	16, // [16:27] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1951,7 +2627,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[6].OneofWrappers = []any{
+	file_agent_proto_msgTypes[7].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_StdinEof)(nil),
@@ -1959,8 +2635,10 @@ func file_agent_proto_init() {
 		(*ExecInput_StderrCredit)(nil),
 		(*ExecInput_StdoutClosed)(nil),
 		(*ExecInput_StderrClosed)(nil),
+		(*ExecInput_Attach)(nil),
+		(*ExecInput_Detach)(nil),
 	}
-	file_agent_proto_msgTypes[8].OneofWrappers = []any{
+	file_agent_proto_msgTypes[10].OneofWrappers = []any{
 		(*ExecOutput_Started)(nil),
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
@@ -1968,6 +2646,7 @@ func file_agent_proto_init() {
 		(*ExecOutput_Failure)(nil),
 		(*ExecOutput_StdinError)(nil),
 		(*ExecOutput_StdinCredit)(nil),
+		(*ExecOutput_Detached)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1975,7 +2654,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: []byte(file_agent_proto_rawDesc),
 			NumEnums:      3,
-			NumMessages:   19,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,9 +11,12 @@ type AgentService interface {
 	Setup(context.Context, *SetupRequest) (*SetupResponse, error)
 	Patch(context.Context, *PatchRequest) (*Empty, error)
 	Exec(context.Context, Agent_ExecServer) error
+	Execs(context.Context, *Empty) (*ExecList, error)
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
-	SetClock(context.Context, *SetClockRequest) (*Empty, error)
+	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
+	Drain(context.Context, *Empty) (*Empty, error)
+	Metrics(context.Context, *Empty) (*MetricsResponse, error)
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*Empty, error)
 }
@@ -57,6 +60,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Patch(ctx, &req)
 			},
+			"Execs": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req Empty
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Execs(ctx, &req)
+			},
 			"Signal": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SignalRequest
 				if err := unmarshal(&req); err != nil {
@@ -77,6 +87,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.SetClock(ctx, &req)
+			},
+			"Drain": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req Empty
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Drain(ctx, &req)
+			},
+			"Metrics": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req Empty
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Metrics(ctx, &req)
 			},
 			"Ping": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req PingRequest
@@ -109,9 +133,12 @@ type AgentClient interface {
 	Setup(context.Context, *SetupRequest) (*SetupResponse, error)
 	Patch(context.Context, *PatchRequest) (*Empty, error)
 	Exec(context.Context) (Agent_ExecClient, error)
+	Execs(context.Context, *Empty) (*ExecList, error)
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
-	SetClock(context.Context, *SetClockRequest) (*Empty, error)
+	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
+	Drain(context.Context, *Empty) (*Empty, error)
+	Metrics(context.Context, *Empty) (*MetricsResponse, error)
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*Empty, error)
 }
@@ -176,6 +203,14 @@ func (x *agentExecClient) Recv() (*ExecOutput, error) {
 	return m, nil
 }
 
+func (c *agentClient) Execs(ctx context.Context, req *Empty) (*ExecList, error) {
+	var resp ExecList
+	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Execs", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
 func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Signal", req, &resp); err != nil {
@@ -192,9 +227,25 @@ func (c *agentClient) Resize(ctx context.Context, req *ResizeRequest) (*Empty, e
 	return &resp, nil
 }
 
-func (c *agentClient) SetClock(ctx context.Context, req *SetClockRequest) (*Empty, error) {
-	var resp Empty
+func (c *agentClient) SetClock(ctx context.Context, req *SetClockRequest) (*SetClockResponse, error) {
+	var resp SetClockResponse
 	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "SetClock", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Drain(ctx context.Context, req *Empty) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Drain", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Metrics(ctx context.Context, req *Empty) (*MetricsResponse, error) {
+	var resp MetricsResponse
+	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Metrics", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
