@@ -59,6 +59,9 @@ type Agent struct {
 	draining       bool
 	execs          map[string]*execution // by ID; without a PID while it starts
 	calls          int                   // Exec calls that have not returned
+	work           int                   // see beginWork
+	lastActive     int64                 // when a command, or work, last ended; monotonic, ns
+	drained        chan struct{}         // closed when draining has nothing left to wait for
 	serial         uint64                // of the last execution
 	defaultEnv     []string
 	defaultRlimits []*proto.Rlimit
@@ -89,6 +92,7 @@ func New(c Config) (*Agent, error) {
 		log: c.Log, config: c, server: server,
 		conns:   newConnQueue(),
 		execs:   map[string]*execution{},
+		drained: make(chan struct{}),
 		patches: patcher{root: -1}, stopSignal: syscall.SIGTERM,
 	}
 	a.reaper = newReaper(a.orphanReaped)
@@ -164,12 +168,10 @@ func (a *Agent) admit(x *execution) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	id := x.start.GetId()
-	switch {
-	case a.draining:
-		return fail(proto.StartFailure_DRAINING, nil, "the sandbox is shutting down")
-	case a.setup != setupDone:
-		return fail(proto.StartFailure_NOT_READY, nil, "the guest is not set up yet")
-	case a.calls >= maxExecs:
+	if err := a.admittingLocked(); err != nil {
+		return err
+	}
+	if a.calls >= maxExecs {
 		return fail(proto.StartFailure_TOO_MANY, nil, "%d commands are running already", maxExecs)
 	}
 	if _, taken := a.execs[id]; taken {
@@ -204,6 +206,7 @@ func (a *Agent) release(x *execution) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.calls--
+	a.restLocked()
 }
 
 func (a *Agent) running(id string) (*execution, error) {

@@ -149,6 +149,7 @@ func (a *Agent) Ping(context.Context, *proto.PingRequest) (*proto.PingResponse, 
 		UptimeNs: monotonic(),
 		Phases:   a.phasesLocked(),
 		Execs:    uint32(len(a.execs)),
+		IdleNs:   a.idleLocked(),
 	}, nil
 }
 
