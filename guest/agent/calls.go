@@ -128,14 +128,16 @@ func (a *Agent) Resize(_ context.Context, r *proto.ResizeRequest) (_ *proto.Empt
 // SetClock implements the call.
 func (a *Agent) SetClock(_ context.Context, r *proto.SetClockRequest) (_ *proto.SetClockResponse, err error) {
 	defer a.recovered("set clock", &err)
-	ns := r.GetWallClockNs()
-	if d := r.GetAdjustNs(); d != 0 {
-		ns = time.Now().UnixNano() + d
+	switch ns, d := r.GetWallClockNs(), r.GetAdjustNs(); {
+	case d != 0 && r.GetSlew():
+		err = slewClock(d)
+	case d != 0:
+		err = setClock(time.Now().UnixNano() + d)
+	case ns != 0:
+		err = setClock(ns)
 	}
-	if ns != 0 {
-		if err := setClock(ns); err != nil {
-			return nil, status.Error(codes.Internal, err.Error())
-		}
+	if err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
 	}
 	return &proto.SetClockResponse{WallClockNs: time.Now().UnixNano()}, nil
 }
@@ -178,6 +180,16 @@ func setClock(ns int64) error {
 	ts := unix.NsecToTimespec(ns)
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
 		return &Error{Op: "set clock", Err: err}
+	}
+	return nil
+}
+
+// slewClock makes the clock run faster or slower until it has made up for ns
+// (adjtime(3)).
+func slewClock(ns int64) error {
+	t := unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: ns / 1000}
+	if _, err := unix.ClockAdjtime(unix.CLOCK_REALTIME, &t); err != nil {
+		return &Error{Op: "slew clock", Err: err}
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 
 // Drain implements the call. Commands and file operations that are refused get
 // a DRAINING failure; those that run, and the sessions they are part of, go on.
-func (a *Agent) Drain(ctx context.Context, _ *proto.Empty) (_ *proto.Empty, err error) {
+func (a *Agent) Drain(ctx context.Context, r *proto.DrainRequest) (_ *proto.Empty, err error) {
 	defer a.recovered("drain", &err)
 	a.mu.Lock()
 	if a.setup != setupDone {
@@ -21,6 +21,9 @@ func (a *Agent) Drain(ctx context.Context, _ *proto.Empty) (_ *proto.Empty, err 
 	a.draining = true
 	a.restLocked()
 	a.mu.Unlock()
+	if !r.GetWait() {
+		return &proto.Empty{}, nil
+	}
 	select {
 	case <-a.drained:
 		return &proto.Empty{}, nil

@@ -1743,17 +1743,62 @@ func (x *ResizeRequest) GetCols() uint32 {
 	return 0
 }
 
+type DrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Wait          bool                   `protobuf:"varint,1,opt,name=wait,proto3" json:"wait,omitempty"` // answer only when those that run have ended
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DrainRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
 type SetClockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	WallClockNs   int64                  `protobuf:"varint,1,opt,name=wall_clock_ns,json=wallClockNs,proto3" json:"wall_clock_ns,omitempty"` // since the epoch; 0: only asks
 	AdjustNs      int64                  `protobuf:"varint,2,opt,name=adjust_ns,json=adjustNs,proto3" json:"adjust_ns,omitempty"`            // added to what the clock shows, instead
+	Slew          bool                   `protobuf:"varint,3,opt,name=slew,proto3" json:"slew,omitempty"`                                    // of adjust_ns: not at once but by 500 ppm, so that time never goes back
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1810,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1823,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetClockRequest) GetWallClockNs() int64 {
@@ -1795,6 +1840,13 @@ func (x *SetClockRequest) GetAdjustNs() int64 {
 	return 0
 }
 
+func (x *SetClockRequest) GetSlew() bool {
+	if x != nil {
+		return x.Slew
+	}
+	return false
+}
+
 type SetClockResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	WallClockNs   int64                  `protobuf:"varint,1,opt,name=wall_clock_ns,json=wallClockNs,proto3" json:"wall_clock_ns,omitempty"` // afterwards
@@ -1804,7 +1856,7 @@ type SetClockResponse struct {
 
 func (x *SetClockResponse) Reset() {
 	*x = SetClockResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1868,7 @@ func (x *SetClockResponse) String() string {
 func (*SetClockResponse) ProtoMessage() {}
 
 func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1881,7 @@ func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockResponse.ProtoReflect.Descriptor instead.
 func (*SetClockResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetClockResponse) GetWallClockNs() int64 {
@@ -1848,7 +1900,7 @@ type ExecList struct {
 
 func (x *ExecList) Reset() {
 	*x = ExecList{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1912,7 @@ func (x *ExecList) String() string {
 func (*ExecList) ProtoMessage() {}
 
 func (x *ExecList) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +1925,7 @@ func (x *ExecList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecList.ProtoReflect.Descriptor instead.
 func (*ExecList) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecList) GetExecs() []*ExecInfo {
@@ -1898,7 +1950,7 @@ type ExecInfo struct {
 
 func (x *ExecInfo) Reset() {
 	*x = ExecInfo{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1962,7 @@ func (x *ExecInfo) String() string {
 func (*ExecInfo) ProtoMessage() {}
 
 func (x *ExecInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +1975,7 @@ func (x *ExecInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInfo.ProtoReflect.Descriptor instead.
 func (*ExecInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecInfo) GetId() string {
@@ -1994,7 +2046,7 @@ type MetricsResponse struct {
 
 func (x *MetricsResponse) Reset() {
 	*x = MetricsResponse{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2058,7 @@ func (x *MetricsResponse) String() string {
 func (*MetricsResponse) ProtoMessage() {}
 
 func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2071,7 @@ func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
 func (*MetricsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MetricsResponse) GetUptimeNs() int64 {
@@ -2100,7 +2152,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2164,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2177,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 type PingResponse struct {
@@ -2141,7 +2193,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2205,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2218,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PingResponse) GetProtocol() uint32 {
@@ -2214,7 +2266,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2278,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2291,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShutdownRequest) GetCode() uint32 {
@@ -2270,7 +2322,7 @@ type OutputRecord struct {
 
 func (x *OutputRecord) Reset() {
 	*x = OutputRecord{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2334,7 @@ func (x *OutputRecord) String() string {
 func (*OutputRecord) ProtoMessage() {}
 
 func (x *OutputRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2347,7 @@ func (x *OutputRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputRecord.ProtoReflect.Descriptor instead.
 func (*OutputRecord) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OutputRecord) GetId() string {
@@ -2469,10 +2521,13 @@ const file_agent_proto_rawDesc = "" +
 	"\rResizeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x03 \x01(\rR\x04cols\"R\n" +
+	"\x04cols\x18\x03 \x01(\rR\x04cols\"\"\n" +
+	"\fDrainRequest\x12\x12\n" +
+	"\x04wait\x18\x01 \x01(\bR\x04wait\"f\n" +
 	"\x0fSetClockRequest\x12\"\n" +
 	"\rwall_clock_ns\x18\x01 \x01(\x03R\vwallClockNs\x12\x1b\n" +
-	"\tadjust_ns\x18\x02 \x01(\x03R\badjustNs\"6\n" +
+	"\tadjust_ns\x18\x02 \x01(\x03R\badjustNs\x12\x12\n" +
+	"\x04slew\x18\x03 \x01(\bR\x04slew\"6\n" +
 	"\x10SetClockResponse\x12\"\n" +
 	"\rwall_clock_ns\x18\x01 \x01(\x03R\vwallClockNs\"<\n" +
 	"\bExecList\x120\n" +
@@ -2516,7 +2571,7 @@ const file_agent_proto_rawDesc = "" +
 	"\bRootMode\x12\v\n" +
 	"\aOVERLAY\x10\x00\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x012\x84\x06\n" +
+	"\x06DIRECT\x10\x012\x8b\x06\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Setup\x12\x1e.sandpit.agent.v1.SetupRequest\x1a\x1f.sandpit.agent.v1.SetupResponse\x12@\n" +
 	"\x05Patch\x12\x1e.sandpit.agent.v1.PatchRequest\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
@@ -2524,8 +2579,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x05Execs\x12\x17.sandpit.agent.v1.Empty\x1a\x1a.sandpit.agent.v1.ExecList\x12B\n" +
 	"\x06Signal\x12\x1f.sandpit.agent.v1.SignalRequest\x1a\x17.sandpit.agent.v1.Empty\x12B\n" +
 	"\x06Resize\x12\x1f.sandpit.agent.v1.ResizeRequest\x1a\x17.sandpit.agent.v1.Empty\x12Q\n" +
-	"\bSetClock\x12!.sandpit.agent.v1.SetClockRequest\x1a\".sandpit.agent.v1.SetClockResponse\x129\n" +
-	"\x05Drain\x12\x17.sandpit.agent.v1.Empty\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
+	"\bSetClock\x12!.sandpit.agent.v1.SetClockRequest\x1a\".sandpit.agent.v1.SetClockResponse\x12@\n" +
+	"\x05Drain\x12\x1e.sandpit.agent.v1.DrainRequest\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
 	"\aMetrics\x12\x17.sandpit.agent.v1.Empty\x1a!.sandpit.agent.v1.MetricsResponse\x12E\n" +
 	"\x04Ping\x12\x1d.sandpit.agent.v1.PingRequest\x1a\x1e.sandpit.agent.v1.PingResponse\x12F\n" +
 	"\bShutdown\x12!.sandpit.agent.v1.ShutdownRequest\x1a\x17.sandpit.agent.v1.EmptyB1Z/github.com/sandpit-vm/sandpit/guest/proto;protob\x06proto3"
@@ -2543,7 +2598,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_agent_proto_goTypes = []any{
 	(RootMode)(0),            // 0: sandpit.agent.v1.RootMode
 	(PatchRequest_Kind)(0),   // 1: sandpit.agent.v1.PatchRequest.Kind
@@ -2566,15 +2621,16 @@ var file_agent_proto_goTypes = []any{
 	(*StdinError)(nil),       // 18: sandpit.agent.v1.StdinError
 	(*SignalRequest)(nil),    // 19: sandpit.agent.v1.SignalRequest
 	(*ResizeRequest)(nil),    // 20: sandpit.agent.v1.ResizeRequest
-	(*SetClockRequest)(nil),  // 21: sandpit.agent.v1.SetClockRequest
-	(*SetClockResponse)(nil), // 22: sandpit.agent.v1.SetClockResponse
-	(*ExecList)(nil),         // 23: sandpit.agent.v1.ExecList
-	(*ExecInfo)(nil),         // 24: sandpit.agent.v1.ExecInfo
-	(*MetricsResponse)(nil),  // 25: sandpit.agent.v1.MetricsResponse
-	(*PingRequest)(nil),      // 26: sandpit.agent.v1.PingRequest
-	(*PingResponse)(nil),     // 27: sandpit.agent.v1.PingResponse
-	(*ShutdownRequest)(nil),  // 28: sandpit.agent.v1.ShutdownRequest
-	(*OutputRecord)(nil),     // 29: sandpit.agent.v1.OutputRecord
+	(*DrainRequest)(nil),     // 21: sandpit.agent.v1.DrainRequest
+	(*SetClockRequest)(nil),  // 22: sandpit.agent.v1.SetClockRequest
+	(*SetClockResponse)(nil), // 23: sandpit.agent.v1.SetClockResponse
+	(*ExecList)(nil),         // 24: sandpit.agent.v1.ExecList
+	(*ExecInfo)(nil),         // 25: sandpit.agent.v1.ExecInfo
+	(*MetricsResponse)(nil),  // 26: sandpit.agent.v1.MetricsResponse
+	(*PingRequest)(nil),      // 27: sandpit.agent.v1.PingRequest
+	(*PingResponse)(nil),     // 28: sandpit.agent.v1.PingResponse
+	(*ShutdownRequest)(nil),  // 29: sandpit.agent.v1.ShutdownRequest
+	(*OutputRecord)(nil),     // 30: sandpit.agent.v1.OutputRecord
 }
 var file_agent_proto_depIdxs = []int32{
 	9,  // 0: sandpit.agent.v1.SetupRequest.rlimits:type_name -> sandpit.agent.v1.Rlimit
@@ -2591,7 +2647,7 @@ var file_agent_proto_depIdxs = []int32{
 	18, // 11: sandpit.agent.v1.ExecOutput.stdin_error:type_name -> sandpit.agent.v1.StdinError
 	14, // 12: sandpit.agent.v1.ExecOutput.detached:type_name -> sandpit.agent.v1.ExecDetached
 	2,  // 13: sandpit.agent.v1.StartFailure.kind:type_name -> sandpit.agent.v1.StartFailure.Kind
-	24, // 14: sandpit.agent.v1.ExecList.execs:type_name -> sandpit.agent.v1.ExecInfo
+	25, // 14: sandpit.agent.v1.ExecList.execs:type_name -> sandpit.agent.v1.ExecInfo
 	8,  // 15: sandpit.agent.v1.PingResponse.phases:type_name -> sandpit.agent.v1.Phases
 	4,  // 16: sandpit.agent.v1.Agent.Setup:input_type -> sandpit.agent.v1.SetupRequest
 	6,  // 17: sandpit.agent.v1.Agent.Patch:input_type -> sandpit.agent.v1.PatchRequest
@@ -2599,21 +2655,21 @@ var file_agent_proto_depIdxs = []int32{
 	3,  // 19: sandpit.agent.v1.Agent.Execs:input_type -> sandpit.agent.v1.Empty
 	19, // 20: sandpit.agent.v1.Agent.Signal:input_type -> sandpit.agent.v1.SignalRequest
 	20, // 21: sandpit.agent.v1.Agent.Resize:input_type -> sandpit.agent.v1.ResizeRequest
-	21, // 22: sandpit.agent.v1.Agent.SetClock:input_type -> sandpit.agent.v1.SetClockRequest
-	3,  // 23: sandpit.agent.v1.Agent.Drain:input_type -> sandpit.agent.v1.Empty
+	22, // 22: sandpit.agent.v1.Agent.SetClock:input_type -> sandpit.agent.v1.SetClockRequest
+	21, // 23: sandpit.agent.v1.Agent.Drain:input_type -> sandpit.agent.v1.DrainRequest
 	3,  // 24: sandpit.agent.v1.Agent.Metrics:input_type -> sandpit.agent.v1.Empty
-	26, // 25: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
-	28, // 26: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
+	27, // 25: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
+	29, // 26: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
 	7,  // 27: sandpit.agent.v1.Agent.Setup:output_type -> sandpit.agent.v1.SetupResponse
 	3,  // 28: sandpit.agent.v1.Agent.Patch:output_type -> sandpit.agent.v1.Empty
 	13, // 29: sandpit.agent.v1.Agent.Exec:output_type -> sandpit.agent.v1.ExecOutput
-	23, // 30: sandpit.agent.v1.Agent.Execs:output_type -> sandpit.agent.v1.ExecList
+	24, // 30: sandpit.agent.v1.Agent.Execs:output_type -> sandpit.agent.v1.ExecList
 	3,  // 31: sandpit.agent.v1.Agent.Signal:output_type -> sandpit.agent.v1.Empty
 	3,  // 32: sandpit.agent.v1.Agent.Resize:output_type -> sandpit.agent.v1.Empty
-	22, // 33: sandpit.agent.v1.Agent.SetClock:output_type -> sandpit.agent.v1.SetClockResponse
+	23, // 33: sandpit.agent.v1.Agent.SetClock:output_type -> sandpit.agent.v1.SetClockResponse
 	3,  // 34: sandpit.agent.v1.Agent.Drain:output_type -> sandpit.agent.v1.Empty
-	25, // 35: sandpit.agent.v1.Agent.Metrics:output_type -> sandpit.agent.v1.MetricsResponse
-	27, // 36: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
+	26, // 35: sandpit.agent.v1.Agent.Metrics:output_type -> sandpit.agent.v1.MetricsResponse
+	28, // 36: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
 	3,  // 37: sandpit.agent.v1.Agent.Shutdown:output_type -> sandpit.agent.v1.Empty
 	27, // [27:38] is the sub-list for method output_type
 	16, // [16:27] is the sub-list for method input_type
@@ -2654,7 +2710,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: []byte(file_agent_proto_rawDesc),
 			NumEnums:      3,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -15,7 +15,7 @@ type AgentService interface {
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
 	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
-	Drain(context.Context, *Empty) (*Empty, error)
+	Drain(context.Context, *DrainRequest) (*Empty, error)
 	Metrics(context.Context, *Empty) (*MetricsResponse, error)
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*Empty, error)
@@ -89,7 +89,7 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				return svc.SetClock(ctx, &req)
 			},
 			"Drain": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req Empty
+				var req DrainRequest
 				if err := unmarshal(&req); err != nil {
 					return nil, err
 				}
@@ -137,7 +137,7 @@ type AgentClient interface {
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
 	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
-	Drain(context.Context, *Empty) (*Empty, error)
+	Drain(context.Context, *DrainRequest) (*Empty, error)
 	Metrics(context.Context, *Empty) (*MetricsResponse, error)
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*Empty, error)
@@ -235,7 +235,7 @@ func (c *agentClient) SetClock(ctx context.Context, req *SetClockRequest) (*SetC
 	return &resp, nil
 }
 
-func (c *agentClient) Drain(ctx context.Context, req *Empty) (*Empty, error) {
+func (c *agentClient) Drain(ctx context.Context, req *DrainRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Drain", req, &resp); err != nil {
 		return nil, err
