@@ -30,6 +30,9 @@ const (
 	OpKill = "kill" // switch off
 	OpWait = "wait" // answer again when the sandbox has ended
 	OpBoot = "boot" // how the boot went
+
+	OpDrain = "drain" // admit nothing new, stop when all has ended
+	OpTouch = "touch" // count as activity
 )
 
 // Answer is the answer to a Call.
@@ -157,12 +160,20 @@ func (c *control) client(conn *net.UnixConn) {
 	case OpWait:
 		c.wait(conn)
 	case OpBoot:
-		select {
-		case <-c.isReady:
-			reply(conn, Answer{Boot: c.boot})
-		default:
-			answer(conn, errStarting)
+		if err := c.starting(); err != nil {
+			answer(conn, err)
+			return
 		}
+		reply(conn, Answer{Boot: c.boot})
+	case OpDrain:
+		err := c.starting()
+		if err == nil {
+			err = c.m.drain()
+		}
+		answer(conn, err)
+	case OpTouch:
+		c.m.activity.touch()
+		answer(conn, nil)
 	default:
 		answer(conn, fmt.Errorf("unknown operation %q", call.Op))
 	}
@@ -190,12 +201,20 @@ func (c *control) wait(conn *net.UnixConn) {
 
 var errStarting = errors.New("the sandbox is still starting")
 
-// dial connects the client to the agent.
-func (c *control) dial(conn *net.UnixConn) {
+// starting is an error until the agent is ready.
+func (c *control) starting() error {
 	select {
 	case <-c.isReady:
+		return nil
 	default:
-		answer(conn, errStarting)
+		return errStarting
+	}
+}
+
+// dial connects the client to the agent.
+func (c *control) dial(conn *net.UnixConn) {
+	if err := c.starting(); err != nil {
+		answer(conn, err)
 		return
 	}
 	guest, err := c.m.link.dial(proto.Port)
@@ -210,9 +229,9 @@ func (c *control) dial(conn *net.UnixConn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pass(guest, conn)
+		pass(guest, conn, &c.m.activity)
 	}()
-	pass(conn, guest)
+	pass(conn, guest, &c.m.activity)
 	<-done
 }
 
@@ -224,8 +243,8 @@ type halfCloser interface {
 
 // pass copies src to dst and passes the end of src on. When dst does not take
 // any more both are closed, which ends the other direction too.
-func pass(dst, src halfCloser) {
-	if _, err := io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, make([]byte, spliceBufSize)); err != nil {
+func pass(dst, src halfCloser, a *activity) {
+	if _, err := io.CopyBuffer(activeWriter{dst, a}, onlyReader{src}, make([]byte, spliceBufSize)); err != nil {
 		dst.Close()
 		src.Close()
 		return
@@ -236,12 +255,20 @@ func pass(dst, src halfCloser) {
 	}
 }
 
-// onlyWriter and onlyReader hide ReadFrom and WriteTo, which would allocate
-// buffers of their own.
+// activeWriter and onlyReader hide ReadFrom and WriteTo, which would allocate
+// buffers of their own. What passes is activity.
 type (
-	onlyWriter struct{ io.Writer }
+	activeWriter struct {
+		w io.Writer
+		a *activity
+	}
 	onlyReader struct{ io.Reader }
 )
+
+func (w activeWriter) Write(p []byte) (int, error) {
+	w.a.touch()
+	return w.w.Write(p)
+}
 
 // readLine reads one line of JSON, and not a byte more.
 func readLine(r io.Reader, v any) error { return readLineMax(r, v, maxCall) }

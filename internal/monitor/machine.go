@@ -157,7 +157,7 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 	client := proto.NewClient(conn)
 	m.link.agent = proto.NewAgentClient(client)
 	m.link.client = client
-	resp, err := m.setUp(ctx, &proto.SetupRequest{
+	req := &proto.SetupRequest{
 		Hostname:    m.spec.Hostname,
 		WallClockNs: time.Now().UnixNano(),
 		Env:         m.spec.Env,
@@ -169,7 +169,14 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 
 		StopSignal: int32(m.spec.StopSignal),
 		Hold:       m.spec.Hold,
-	})
+	}
+	for name, content := range m.spec.Scripts {
+		req.Scripts = append(req.Scripts, &proto.Script{Name: name, Content: []byte(content)})
+	}
+	for _, l := range m.spec.Rlimits {
+		req.Rlimits = append(req.Rlimits, &proto.Rlimit{Name: l.Name, Soft: l.Soft, Hard: l.Hard})
+	}
+	resp, err := m.setUp(ctx, req)
 	if err != nil {
 		if r, _ := m.link.poll(); r != nil {
 			err = fmt.Errorf("%w (%s)", err, r)

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -50,14 +51,21 @@ type monitor struct {
 	link    *link
 	control *control
 
-	state state.State
-	stops stops
-	asked *stopRequest // the request that ends the sandbox; main's own
+	drainer  drainer
+	activity activity
+	// stateMu guards state while the machine runs: it is declared by clients'
+	// goroutines too, until final.
+	stateMu sync.Mutex
+	state   state.State
+	final   bool
+	stops   stops
+	asked   *stopRequest // the request that ends the sandbox; main's own
 	// creatorCleans: the creator knows that there is no sandbox, and removes
 	// the directory. Two at once would be in each other's way.
 	creatorCleans bool
-	toClose       []io.Closer   // disks whose format keeps something back
-	begun         chan struct{} // has room for one: the creator ended the Hold
+	housekeeping  sync.WaitGroup // goroutines that end with the machine
+	toClose       []io.Closer    // disks whose format keeps something back
+	begun         chan struct{}  // has room for one: the creator ended the Hold
 }
 
 // Reasons in a final state.
@@ -65,7 +73,11 @@ const (
 	ReasonStopped = "stopped" // Stop, or the guest powered off
 	ReasonKilled  = "killed"  // Kill
 	ReasonCreator = "creator-ended"
+	ReasonDrained = "drained" // Drain, and the last command has ended
+	ReasonIdle    = "idle-timeout"
 	ReasonCrashed = "crashed"
+
+	ReasonMaxDuration = "max-duration"
 )
 
 func run() int {
@@ -227,10 +239,16 @@ func (m *monitor) begin() error {
 	return nil
 }
 
+// declareRunning lets the sandbox's times begin.
 func (m *monitor) declareRunning() error {
-	m.state.Status = state.Running
-	m.state.Updated = time.Now()
-	return m.dir.WriteJSON(state.StateFile, m.state)
+	if err := m.declare(state.Running); err != nil {
+		return err
+	}
+	m.housekeeping.Go(m.keepTime)
+	if m.spec.IdleTimeout > 0 || m.spec.MaxDuration > 0 {
+		m.housekeeping.Go(m.watchTimers)
+	}
+	return nil
 }
 
 // fail tells the creator why there is no sandbox, and writes it down for a
@@ -264,6 +282,10 @@ func shorten(s string) string {
 // finish writes down how the sandbox ended. diskErr is what its disks lost: that
 // is no orderly end, whatever the guest says.
 func (m *monitor) finish(reason vmm.Reason, err, diskErr error) {
+	m.housekeeping.Wait()
+	m.stateMu.Lock()
+	defer m.stateMu.Unlock()
+	m.final = true
 	s := &m.state
 	s.Updated = time.Now()
 	switch r := reason.(type) {

@@ -61,10 +61,21 @@ type Spec struct {
 	// StopGrace is how long a graceful stop may take before the machine is
 	// switched off.
 	StopGrace time.Duration
+	// IdleTimeout and MaxDuration end the sandbox gracefully; 0: never.
+	IdleTimeout, MaxDuration time.Duration
+	// Scripts are files of /.msb/scripts, Rlimits defaults of all commands.
+	Scripts map[string]string
+	Rlimits []Rlimit
 
 	// Files tells which of the inherited descriptors is which. Disks are
 	// attached in the order of their names.
 	Files []FileRole
+}
+
+// Rlimit is a resource limit of commands; see proto.Rlimit.
+type Rlimit struct {
+	Name       string
+	Soft, Hard uint64
 }
 
 // disks is the number of disks.

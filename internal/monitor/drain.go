@@ -1,0 +1,98 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
+	"github.com/sandpit-vm/sandpit/internal/state"
+)
+
+// drainer lets a sandbox run dry: nothing new begins in it, and when the last
+// command has ended it stops. The agent enforces it, for commands come over
+// connections that the monitor does not look into.
+type drainer struct {
+	mu    sync.Mutex
+	begun bool
+}
+
+// drain begins it. When it returns nil, nothing new is admitted any more. A
+// second call does nothing.
+func (m *monitor) drain() error {
+	m.drainer.mu.Lock()
+	defer m.drainer.mu.Unlock()
+	if m.drainer.begun {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(m.link.runCtx, callTimeout)
+	defer cancel()
+	if err := m.link.call(ctx, func() error {
+		_, err := m.link.agent.Drain(ctx, &proto.DrainRequest{})
+		return err
+	}); err != nil {
+		return fmt.Errorf("the agent does not drain: %w", err)
+	}
+	if err := m.declare(state.Draining); err != nil {
+		return err
+	}
+	m.drainer.begun = true
+	go m.awaitDrained()
+	return nil
+}
+
+// awaitDrained stops the sandbox when the agent has nothing left to do. It ends
+// with the machine.
+func (m *monitor) awaitDrained() {
+	ctx := m.link.runCtx
+	err := m.link.call(ctx, func() error {
+		_, err := m.link.agent.Drain(ctx, &proto.DrainRequest{Wait: true})
+		return err
+	})
+	select {
+	case <-m.link.machineEnded:
+		return
+	default:
+	}
+	if err != nil {
+		m.log.Warn("the agent lost count of what it drains: stopping", "err", err)
+	}
+	m.stops.request(stopRequest{reason: ReasonDrained, detail: "drained: the last command has ended", grace: m.spec.StopGrace})
+}
+
+// errEnded is of a call that the machine's end cut short.
+var errEnded = errors.New("the guest ended")
+
+// call makes a call to the agent until ctx or the machine ends. A guest that
+// takes nothing off its socket keeps the call from returning whatever its
+// context says, so nobody waits for it: the machine's end frees it.
+func (l *link) call(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-l.machineEnded:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// declare writes down that the sandbox is in another status.
+func (m *monitor) declare(s state.Status) error {
+	m.stateMu.Lock()
+	defer m.stateMu.Unlock()
+	if m.final {
+		return errEnded
+	}
+	next := m.state
+	next.Status, next.Updated = s, time.Now()
+	if err := m.dir.WriteJSON(state.StateFile, next); err != nil {
+		return err
+	}
+	m.state = next
+	return nil
+}
