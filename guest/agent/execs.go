@@ -10,6 +10,6 @@ import (
 )
 
 // Execs implements the call.
-func (a *Agent) Execs(context.Context, *proto.Empty) (*proto.ExecList, error) {
+func (a *Agent) Execs(context.Context, *proto.ExecsRequest) (*proto.ExecList, error) {
 	return nil, status.Error(codes.Unimplemented, "execs")
 }

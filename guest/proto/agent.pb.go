@@ -146,6 +146,7 @@ const (
 	StartFailure_DRAINING       StartFailure_Kind = 8  // shutting down
 	StartFailure_NOT_READY      StartFailure_Kind = 9  // Setup has not returned yet
 	StartFailure_TOO_MANY       StartFailure_Kind = 10 // too many execs
+	StartFailure_NO_EXEC        StartFailure_Kind = 11 // of an attach: no kept command has this ID, or it is still starting
 )
 
 // Enum value maps for StartFailure_Kind.
@@ -162,6 +163,7 @@ var (
 		8:  "DRAINING",
 		9:  "NOT_READY",
 		10: "TOO_MANY",
+		11: "NO_EXEC",
 	}
 	StartFailure_Kind_value = map[string]int32{
 		"OTHER":          0,
@@ -175,6 +177,7 @@ var (
 		"DRAINING":       8,
 		"NOT_READY":      9,
 		"TOO_MANY":       10,
+		"NO_EXEC":        11,
 	}
 )
 
@@ -978,7 +981,9 @@ func (*ExecInput_Detach) isExecInput_Input() {}
 
 // AttachStart takes over the terminal of a kept command. Whoever had it is told
 // (ExecDetached). The answer is ExecStarted, what the terminal showed last as
-// stdout, and then what it goes on to show.
+// stdout, and then what it goes on to show. For some minutes after the command
+// has ended, it is the last screen and the ExecExit. A kept command without a
+// terminal has no output for its callers, who get its ExecExit.
 type AttachStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1052,7 +1057,8 @@ type ExecStart struct {
 	Stdin         bool                   `protobuf:"varint,9,opt,name=stdin,proto3" json:"stdin,omitempty"` // false: /dev/null
 	Rlimits       []*Rlimit              `protobuf:"bytes,10,rep,name=rlimits,proto3" json:"rlimits,omitempty"`
 	TimeoutNs     int64                  `protobuf:"varint,11,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"` // 0: none. At its end the whole tree is killed
-	Keep          bool                   `protobuf:"varint,12,opt,name=keep,proto3" json:"keep,omitempty"`                            // on a terminal: the command outlives its connection
+	Keep          bool                   `protobuf:"varint,12,opt,name=keep,proto3" json:"keep,omitempty"`                            // the command outlives its connection; without a terminal its output is only captured
+	Main          bool                   `protobuf:"varint,13,opt,name=main,proto3" json:"main,omitempty"`                            // the guest shuts down when the command ends, with its status
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1167,6 +1173,13 @@ func (x *ExecStart) GetTimeoutNs() int64 {
 func (x *ExecStart) GetKeep() bool {
 	if x != nil {
 		return x.Keep
+	}
+	return false
+}
+
+func (x *ExecStart) GetMain() bool {
+	if x != nil {
+		return x.Main
 	}
 	return false
 }
@@ -1891,16 +1904,61 @@ func (x *SetClockResponse) GetWallClockNs() int64 {
 	return 0
 }
 
+type ExecsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         string                 `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"` // only IDs that are greater than this one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecsRequest) Reset() {
+	*x = ExecsRequest{}
+	mi := &file_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecsRequest) ProtoMessage() {}
+
+func (x *ExecsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecsRequest.ProtoReflect.Descriptor instead.
+func (*ExecsRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExecsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
 type ExecList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Execs         []*ExecInfo            `protobuf:"bytes,1,rep,name=execs,proto3" json:"execs,omitempty"`
+	Execs         []*ExecInfo            `protobuf:"bytes,1,rep,name=execs,proto3" json:"execs,omitempty"` // as many as a message holds
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`  // ask again, after the last one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecList) Reset() {
 	*x = ExecList{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +1970,7 @@ func (x *ExecList) String() string {
 func (*ExecList) ProtoMessage() {}
 
 func (x *ExecList) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +1983,7 @@ func (x *ExecList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecList.ProtoReflect.Descriptor instead.
 func (*ExecList) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecList) GetExecs() []*ExecInfo {
@@ -1935,11 +1993,18 @@ func (x *ExecList) GetExecs() []*ExecInfo {
 	return nil
 }
 
+func (x *ExecList) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 type ExecInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
-	Args          []string               `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty"` // cut off after 4 KiB
+	Args          []string               `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty"` // cut off after 1 KiB
 	Tty           bool                   `protobuf:"varint,4,opt,name=tty,proto3" json:"tty,omitempty"`
 	Keep          bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
 	Attached      bool                   `protobuf:"varint,6,opt,name=attached,proto3" json:"attached,omitempty"`                    // a caller has its streams
@@ -1950,7 +2015,7 @@ type ExecInfo struct {
 
 func (x *ExecInfo) Reset() {
 	*x = ExecInfo{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2027,7 @@ func (x *ExecInfo) String() string {
 func (*ExecInfo) ProtoMessage() {}
 
 func (x *ExecInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2040,7 @@ func (x *ExecInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInfo.ProtoReflect.Descriptor instead.
 func (*ExecInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExecInfo) GetId() string {
@@ -2046,7 +2111,7 @@ type MetricsResponse struct {
 
 func (x *MetricsResponse) Reset() {
 	*x = MetricsResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2123,7 @@ func (x *MetricsResponse) String() string {
 func (*MetricsResponse) ProtoMessage() {}
 
 func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2136,7 @@ func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
 func (*MetricsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MetricsResponse) GetUptimeNs() int64 {
@@ -2152,7 +2217,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2229,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2242,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 type PingResponse struct {
@@ -2193,7 +2258,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2270,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2283,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PingResponse) GetProtocol() uint32 {
@@ -2266,7 +2331,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2343,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2356,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ShutdownRequest) GetCode() uint32 {
@@ -2322,7 +2387,7 @@ type OutputRecord struct {
 
 func (x *OutputRecord) Reset() {
 	*x = OutputRecord{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2399,7 @@ func (x *OutputRecord) String() string {
 func (*OutputRecord) ProtoMessage() {}
 
 func (x *OutputRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2412,7 @@ func (x *OutputRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputRecord.ProtoReflect.Descriptor instead.
 func (*OutputRecord) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *OutputRecord) GetId() string {
@@ -2453,7 +2518,7 @@ const file_agent_proto_rawDesc = "" +
 	"\vAttachStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x03 \x01(\rR\x04cols\"\x9e\x02\n" +
+	"\x04cols\x18\x03 \x01(\rR\x04cols\"\xb2\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -2468,7 +2533,8 @@ const file_agent_proto_rawDesc = "" +
 	" \x03(\v2\x18.sandpit.agent.v1.RlimitR\arlimits\x12\x1d\n" +
 	"\n" +
 	"timeout_ns\x18\v \x01(\x03R\ttimeoutNs\x12\x12\n" +
-	"\x04keep\x18\f \x01(\bR\x04keep\"\x97\x03\n" +
+	"\x04keep\x18\f \x01(\bR\x04keep\x12\x12\n" +
+	"\x04main\x18\r \x01(\bR\x04main\"\x97\x03\n" +
 	"\n" +
 	"ExecOutput\x129\n" +
 	"\astarted\x18\x01 \x01(\v2\x1d.sandpit.agent.v1.ExecStartedH\x00R\astarted\x12\x18\n" +
@@ -2492,11 +2558,11 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"oom_killed\x18\x04 \x01(\bR\toomKilled\x12\x17\n" +
 	"\auser_ns\x18\x05 \x01(\x03R\x06userNs\x12\x1b\n" +
-	"\tsystem_ns\x18\x06 \x01(\x03R\bsystemNs\"\xa2\x02\n" +
+	"\tsystem_ns\x18\x06 \x01(\x03R\bsystemNs\"\xaf\x02\n" +
 	"\fStartFailure\x127\n" +
 	"\x04kind\x18\x01 \x01(\x0e2#.sandpit.agent.v1.StartFailure.KindR\x04kind\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
-	"\x05errno\x18\x03 \x01(\x05R\x05errno\"\xa8\x01\n" +
+	"\x05errno\x18\x03 \x01(\x05R\x05errno\"\xb5\x01\n" +
 	"\x04Kind\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\x0e\n" +
@@ -2511,7 +2577,8 @@ const file_agent_proto_rawDesc = "" +
 	"\bDRAINING\x10\b\x12\r\n" +
 	"\tNOT_READY\x10\t\x12\f\n" +
 	"\bTOO_MANY\x10\n" +
-	"\"\"\n" +
+	"\x12\v\n" +
+	"\aNO_EXEC\x10\v\"\"\n" +
 	"\n" +
 	"StdinError\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\x05R\x05errno\"7\n" +
@@ -2529,9 +2596,12 @@ const file_agent_proto_rawDesc = "" +
 	"\tadjust_ns\x18\x02 \x01(\x03R\badjustNs\x12\x12\n" +
 	"\x04slew\x18\x03 \x01(\bR\x04slew\"6\n" +
 	"\x10SetClockResponse\x12\"\n" +
-	"\rwall_clock_ns\x18\x01 \x01(\x03R\vwallClockNs\"<\n" +
+	"\rwall_clock_ns\x18\x01 \x01(\x03R\vwallClockNs\"$\n" +
+	"\fExecsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\"P\n" +
 	"\bExecList\x120\n" +
-	"\x05execs\x18\x01 \x03(\v2\x1a.sandpit.agent.v1.ExecInfoR\x05execs\"\xa1\x01\n" +
+	"\x05execs\x18\x01 \x03(\v2\x1a.sandpit.agent.v1.ExecInfoR\x05execs\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xa1\x01\n" +
 	"\bExecInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -2571,12 +2641,12 @@ const file_agent_proto_rawDesc = "" +
 	"\bRootMode\x12\v\n" +
 	"\aOVERLAY\x10\x00\x12\n" +
 	"\n" +
-	"\x06DIRECT\x10\x012\x8b\x06\n" +
+	"\x06DIRECT\x10\x012\x92\x06\n" +
 	"\x05Agent\x12H\n" +
 	"\x05Setup\x12\x1e.sandpit.agent.v1.SetupRequest\x1a\x1f.sandpit.agent.v1.SetupResponse\x12@\n" +
 	"\x05Patch\x12\x1e.sandpit.agent.v1.PatchRequest\x1a\x17.sandpit.agent.v1.Empty\x12E\n" +
-	"\x04Exec\x12\x1b.sandpit.agent.v1.ExecInput\x1a\x1c.sandpit.agent.v1.ExecOutput(\x010\x01\x12<\n" +
-	"\x05Execs\x12\x17.sandpit.agent.v1.Empty\x1a\x1a.sandpit.agent.v1.ExecList\x12B\n" +
+	"\x04Exec\x12\x1b.sandpit.agent.v1.ExecInput\x1a\x1c.sandpit.agent.v1.ExecOutput(\x010\x01\x12C\n" +
+	"\x05Execs\x12\x1e.sandpit.agent.v1.ExecsRequest\x1a\x1a.sandpit.agent.v1.ExecList\x12B\n" +
 	"\x06Signal\x12\x1f.sandpit.agent.v1.SignalRequest\x1a\x17.sandpit.agent.v1.Empty\x12B\n" +
 	"\x06Resize\x12\x1f.sandpit.agent.v1.ResizeRequest\x1a\x17.sandpit.agent.v1.Empty\x12Q\n" +
 	"\bSetClock\x12!.sandpit.agent.v1.SetClockRequest\x1a\".sandpit.agent.v1.SetClockResponse\x12@\n" +
@@ -2598,7 +2668,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_agent_proto_goTypes = []any{
 	(RootMode)(0),            // 0: sandpit.agent.v1.RootMode
 	(PatchRequest_Kind)(0),   // 1: sandpit.agent.v1.PatchRequest.Kind
@@ -2624,13 +2694,14 @@ var file_agent_proto_goTypes = []any{
 	(*DrainRequest)(nil),     // 21: sandpit.agent.v1.DrainRequest
 	(*SetClockRequest)(nil),  // 22: sandpit.agent.v1.SetClockRequest
 	(*SetClockResponse)(nil), // 23: sandpit.agent.v1.SetClockResponse
-	(*ExecList)(nil),         // 24: sandpit.agent.v1.ExecList
-	(*ExecInfo)(nil),         // 25: sandpit.agent.v1.ExecInfo
-	(*MetricsResponse)(nil),  // 26: sandpit.agent.v1.MetricsResponse
-	(*PingRequest)(nil),      // 27: sandpit.agent.v1.PingRequest
-	(*PingResponse)(nil),     // 28: sandpit.agent.v1.PingResponse
-	(*ShutdownRequest)(nil),  // 29: sandpit.agent.v1.ShutdownRequest
-	(*OutputRecord)(nil),     // 30: sandpit.agent.v1.OutputRecord
+	(*ExecsRequest)(nil),     // 24: sandpit.agent.v1.ExecsRequest
+	(*ExecList)(nil),         // 25: sandpit.agent.v1.ExecList
+	(*ExecInfo)(nil),         // 26: sandpit.agent.v1.ExecInfo
+	(*MetricsResponse)(nil),  // 27: sandpit.agent.v1.MetricsResponse
+	(*PingRequest)(nil),      // 28: sandpit.agent.v1.PingRequest
+	(*PingResponse)(nil),     // 29: sandpit.agent.v1.PingResponse
+	(*ShutdownRequest)(nil),  // 30: sandpit.agent.v1.ShutdownRequest
+	(*OutputRecord)(nil),     // 31: sandpit.agent.v1.OutputRecord
 }
 var file_agent_proto_depIdxs = []int32{
 	9,  // 0: sandpit.agent.v1.SetupRequest.rlimits:type_name -> sandpit.agent.v1.Rlimit
@@ -2647,29 +2718,29 @@ var file_agent_proto_depIdxs = []int32{
 	18, // 11: sandpit.agent.v1.ExecOutput.stdin_error:type_name -> sandpit.agent.v1.StdinError
 	14, // 12: sandpit.agent.v1.ExecOutput.detached:type_name -> sandpit.agent.v1.ExecDetached
 	2,  // 13: sandpit.agent.v1.StartFailure.kind:type_name -> sandpit.agent.v1.StartFailure.Kind
-	25, // 14: sandpit.agent.v1.ExecList.execs:type_name -> sandpit.agent.v1.ExecInfo
+	26, // 14: sandpit.agent.v1.ExecList.execs:type_name -> sandpit.agent.v1.ExecInfo
 	8,  // 15: sandpit.agent.v1.PingResponse.phases:type_name -> sandpit.agent.v1.Phases
 	4,  // 16: sandpit.agent.v1.Agent.Setup:input_type -> sandpit.agent.v1.SetupRequest
 	6,  // 17: sandpit.agent.v1.Agent.Patch:input_type -> sandpit.agent.v1.PatchRequest
 	10, // 18: sandpit.agent.v1.Agent.Exec:input_type -> sandpit.agent.v1.ExecInput
-	3,  // 19: sandpit.agent.v1.Agent.Execs:input_type -> sandpit.agent.v1.Empty
+	24, // 19: sandpit.agent.v1.Agent.Execs:input_type -> sandpit.agent.v1.ExecsRequest
 	19, // 20: sandpit.agent.v1.Agent.Signal:input_type -> sandpit.agent.v1.SignalRequest
 	20, // 21: sandpit.agent.v1.Agent.Resize:input_type -> sandpit.agent.v1.ResizeRequest
 	22, // 22: sandpit.agent.v1.Agent.SetClock:input_type -> sandpit.agent.v1.SetClockRequest
 	21, // 23: sandpit.agent.v1.Agent.Drain:input_type -> sandpit.agent.v1.DrainRequest
 	3,  // 24: sandpit.agent.v1.Agent.Metrics:input_type -> sandpit.agent.v1.Empty
-	27, // 25: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
-	29, // 26: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
+	28, // 25: sandpit.agent.v1.Agent.Ping:input_type -> sandpit.agent.v1.PingRequest
+	30, // 26: sandpit.agent.v1.Agent.Shutdown:input_type -> sandpit.agent.v1.ShutdownRequest
 	7,  // 27: sandpit.agent.v1.Agent.Setup:output_type -> sandpit.agent.v1.SetupResponse
 	3,  // 28: sandpit.agent.v1.Agent.Patch:output_type -> sandpit.agent.v1.Empty
 	13, // 29: sandpit.agent.v1.Agent.Exec:output_type -> sandpit.agent.v1.ExecOutput
-	24, // 30: sandpit.agent.v1.Agent.Execs:output_type -> sandpit.agent.v1.ExecList
+	25, // 30: sandpit.agent.v1.Agent.Execs:output_type -> sandpit.agent.v1.ExecList
 	3,  // 31: sandpit.agent.v1.Agent.Signal:output_type -> sandpit.agent.v1.Empty
 	3,  // 32: sandpit.agent.v1.Agent.Resize:output_type -> sandpit.agent.v1.Empty
 	23, // 33: sandpit.agent.v1.Agent.SetClock:output_type -> sandpit.agent.v1.SetClockResponse
 	3,  // 34: sandpit.agent.v1.Agent.Drain:output_type -> sandpit.agent.v1.Empty
-	26, // 35: sandpit.agent.v1.Agent.Metrics:output_type -> sandpit.agent.v1.MetricsResponse
-	28, // 36: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
+	27, // 35: sandpit.agent.v1.Agent.Metrics:output_type -> sandpit.agent.v1.MetricsResponse
+	29, // 36: sandpit.agent.v1.Agent.Ping:output_type -> sandpit.agent.v1.PingResponse
 	3,  // 37: sandpit.agent.v1.Agent.Shutdown:output_type -> sandpit.agent.v1.Empty
 	27, // [27:38] is the sub-list for method output_type
 	16, // [16:27] is the sub-list for method input_type
@@ -2710,7 +2781,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: []byte(file_agent_proto_rawDesc),
 			NumEnums:      3,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,7 +11,7 @@ type AgentService interface {
 	Setup(context.Context, *SetupRequest) (*SetupResponse, error)
 	Patch(context.Context, *PatchRequest) (*Empty, error)
 	Exec(context.Context, Agent_ExecServer) error
-	Execs(context.Context, *Empty) (*ExecList, error)
+	Execs(context.Context, *ExecsRequest) (*ExecList, error)
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
 	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
@@ -61,7 +61,7 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				return svc.Patch(ctx, &req)
 			},
 			"Execs": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req Empty
+				var req ExecsRequest
 				if err := unmarshal(&req); err != nil {
 					return nil, err
 				}
@@ -133,7 +133,7 @@ type AgentClient interface {
 	Setup(context.Context, *SetupRequest) (*SetupResponse, error)
 	Patch(context.Context, *PatchRequest) (*Empty, error)
 	Exec(context.Context) (Agent_ExecClient, error)
-	Execs(context.Context, *Empty) (*ExecList, error)
+	Execs(context.Context, *ExecsRequest) (*ExecList, error)
 	Signal(context.Context, *SignalRequest) (*Empty, error)
 	Resize(context.Context, *ResizeRequest) (*Empty, error)
 	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
@@ -203,7 +203,7 @@ func (x *agentExecClient) Recv() (*ExecOutput, error) {
 	return m, nil
 }
 
-func (c *agentClient) Execs(ctx context.Context, req *Empty) (*ExecList, error) {
+func (c *agentClient) Execs(ctx context.Context, req *ExecsRequest) (*ExecList, error) {
 	var resp ExecList
 	if err := c.client.Call(ctx, "sandpit.agent.v1.Agent", "Execs", req, &resp); err != nil {
 		return nil, err
