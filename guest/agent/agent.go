@@ -65,6 +65,7 @@ type Agent struct {
 	serial         uint64                // of the last execution
 	defaultEnv     []string
 	defaultRlimits []*proto.Rlimit
+	scripts        bool // there are some: they come first in PATH
 	stopSignal     syscall.Signal
 }
 

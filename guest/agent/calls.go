@@ -43,6 +43,7 @@ func (a *Agent) Setup(_ context.Context, r *proto.SetupRequest) (_ *proto.SetupR
 	a.mu.Lock()
 	a.cgroups = cg
 	a.defaultEnv, a.defaultRlimits = r.GetEnv(), r.GetRlimits()
+	a.scripts = len(r.GetScripts()) > 0
 	if sig := r.GetStopSignal(); sig != 0 {
 		a.stopSignal = syscall.Signal(sig)
 	}

@@ -58,6 +58,10 @@ func furnish(r *proto.SetupRequest, log *slog.Logger) (string, error) {
 			log.Warn("mount", "err", err)
 		}
 	}
+	// Commands are going to be called that may be scripts.
+	if err := writeScripts(r); err != nil {
+		return "", err
+	}
 	for _, step := range []func(*proto.SetupRequest) error{
 		linkDevices, makeTmp, setHostname, writeHosts, writeResolvConf, setSysctls,
 	} {

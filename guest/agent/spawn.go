@@ -28,7 +28,7 @@ func (a *Agent) newCommand(s *proto.ExecStart) (*command, error) {
 		return nil, err
 	}
 	a.mu.Lock()
-	env, limits := a.defaultEnv, a.defaultRlimits
+	env, limits, scripts := a.defaultEnv, a.defaultRlimits, a.scripts
 	a.mu.Unlock()
 	base := []string{"PATH=" + defaultPath, "HOME=" + acc.home}
 	if acc.name != "" {
@@ -41,6 +41,9 @@ func (a *Agent) newCommand(s *proto.ExecStart) (*command, error) {
 		Id: s.GetId(), Args: s.GetArgs(), Dir: s.GetDir(), User: s.GetUser(), Tty: s.GetTty(),
 		Env:     mergeEnv(base, env, s.GetEnv()),
 		Rlimits: append(limits[:len(limits):len(limits)], s.GetRlimits()...),
+	}
+	if scripts {
+		full.Env = scriptsFirst(full.Env)
 	}
 	if full.Dir == "" {
 		full.Dir = "/"

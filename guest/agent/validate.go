@@ -101,6 +101,9 @@ func validateSetup(r *proto.SetupRequest) error {
 	if _, err := parseRlimits(r.GetRlimits()); err != nil {
 		return &Error{Op: "setup", Err: err}
 	}
+	if err := validateScripts(r.GetScripts()); err != nil {
+		return err
+	}
 	if sig := r.GetStopSignal(); sig < 0 || sig > 64 {
 		return &Error{Op: "setup", Err: errString("the stop signal is not in 1 to 64")}
 	}

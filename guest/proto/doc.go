@@ -23,5 +23,6 @@ const (
 	MaxExecID    = 64       // length of ExecStart.id
 	MaxHostname  = 64       // length of SetupRequest.hostname
 	MaxPatchData = 1 << 20  // bytes of PatchRequest.data
+	MaxScripts   = 1 << 20  // bytes of SetupRequest.scripts, each counted as 4096 at least
 	MaxTermCells = 65535    // rows and columns of a terminal, each
 )
