@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
-	"github.com/sandpit-vm/sandpit/internal/monitor"
 )
 
 // Cmd is a command in a sandbox, prepared or running. It is used like a Cmd of
@@ -142,7 +141,7 @@ func (c *Cmd) start() error {
 		w := &lockedWriter{w: stdout}
 		stdout, stderr = w, w
 	}
-	conn, _, err := monitor.Dial(c.ctx, c.sb.dir, monitor.Call{Op: monitor.OpDial})
+	conn, err := c.sb.dialAgent(c.ctx)
 	if err != nil {
 		return &Error{c.sb.name, "exec", err}
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,6 +81,29 @@ type Config struct {
 	// StopSignal asks the guest's processes to end when the sandbox stops:
 	// "SIGTERM", "TERM" or "15". Default the image's, or SIGTERM.
 	StopSignal string `json:"stop_signal,omitempty"`
+	// Scripts are files that commands can be called by: name and content. They
+	// are in /.msb/scripts, executable and read only, which comes first in every
+	// command's PATH. One that begins with neither "#!" nor an ELF header is for
+	// Shell. At most 1 MiB, each counted as 4 KiB at least.
+	Scripts map[string]string `json:"scripts,omitempty"`
+	// Rlimits are resource limits (setrlimit(2)) of every command, under its own.
+	Rlimits []Rlimit `json:"rlimits,omitempty"`
+
+	// IdleTimeout stops the sandbox, gracefully, when nothing has run in it and
+	// nobody has wanted anything of it for so long: commands, terminals, file
+	// operations and Touch count. A command that runs is never idle. Zero: never.
+	IdleTimeout time.Duration `json:"idle_timeout_ns,omitempty"`
+	// MaxDuration stops the sandbox, gracefully, when it has run for so long
+	// since it was created, or started. Zero: never.
+	MaxDuration time.Duration `json:"max_duration_ns,omitempty"`
+
+	// Mounts, Ports, Network and Secrets are checked and not yet available:
+	// what is more than nothing is refused.
+	Mounts  []Mount       `json:"mounts,omitempty"`
+	Ports   []PortMapping `json:"ports,omitempty"`
+	Network NetworkConfig `json:"network,omitzero"`
+	Secrets []Secret      `json:"secrets,omitempty"`
+
 	// Labels are for the caller. They are put over the image's.
 	Labels map[string]string `json:"labels,omitempty"`
 	// Hostname is the guest's, at most 64 bytes. Default the sandbox's name,
@@ -120,6 +144,10 @@ func (c Config) clone() Config {
 	c.Env = slices.Clone(c.Env)
 	c.Entrypoint, c.Cmd = slices.Clone(c.Entrypoint), slices.Clone(c.Cmd)
 	c.Labels = maps.Clone(c.Labels)
+	c.Scripts = maps.Clone(c.Scripts)
+	c.Rlimits = slices.Clone(c.Rlimits)
+	c.Mounts, c.Ports, c.Secrets = slices.Clone(c.Mounts), slices.Clone(c.Ports), slices.Clone(c.Secrets)
+	c.Network.Nameservers = slices.Clone(c.Network.Nameservers)
 	c.Patches = slices.Clone(c.Patches)
 	if c.RegistryAuth != nil {
 		auth := *c.RegistryAuth
@@ -163,6 +191,8 @@ func (c Config) withDefaults(name string) (Config, error) {
 		bad.add("StopSignal", "%v", err)
 	}
 	checkPatches(&bad, c.Patches)
+	checkGuest(&bad, &c)
+	checkLater(&bad, &c)
 	if !strings.HasPrefix(c.Shell, "/") || strings.ContainsRune(c.Shell, 0) {
 		bad.add("Shell", "%q: want an absolute path", c.Shell)
 	}

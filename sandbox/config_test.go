@@ -66,3 +66,38 @@ func TestListOfNothing(t *testing.T) {
 	require.Empty(t, handles)
 	require.ErrorIs(t, sandbox.Remove(context.Background(), "nobody"), sandbox.ErrNotFound)
 }
+
+func TestConfigGuest(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg  sandbox.Config
+		want string // "" is accepted, as far as this goes
+	}{
+		"script name":      {sandbox.Config{Scripts: map[string]string{"a/b": ""}}, "Scripts"},
+		"hidden script":    {sandbox.Config{Scripts: map[string]string{".": ""}}, "Scripts"},
+		"scripts too long": {sandbox.Config{Scripts: map[string]string{"a": strings.Repeat("x", 1<<20)}}, "at most 1048576"},
+		"rlimit name":      {sandbox.Config{Rlimits: []sandbox.Rlimit{{Name: "RLIMIT_NOFILE"}}}, "want one of as, core"},
+		"rlimit order":     {sandbox.Config{Rlimits: []sandbox.Rlimit{{Name: "nofile", Soft: 2, Hard: 1}}}, "above the hard limit"},
+		"idle":             {sandbox.Config{IdleTimeout: -1}, "IdleTimeout"},
+		"duration":         {sandbox.Config{MaxDuration: -time.Second}, "MaxDuration"},
+		"mount":            {sandbox.Config{Mounts: []sandbox.Mount{{Kind: sandbox.MountTmpfs, Target: "/x"}}}, "Mounts: not yet available"},
+		"bad mount":        {sandbox.Config{Mounts: []sandbox.Mount{{Kind: sandbox.MountBind, Target: "x"}}}, "want an absolute path below /"},
+		"mount kind":       {sandbox.Config{Mounts: []sandbox.Mount{{Kind: "nfs", Target: "/x"}}}, `kind "nfs"`},
+		"port":             {sandbox.Config{Ports: []sandbox.PortMapping{{Host: 80, Guest: 80}}}, "Ports: not yet available"},
+		"bad port":         {sandbox.Config{Ports: []sandbox.PortMapping{{Host: 80}}}, "no guest port"},
+		"port protocol":    {sandbox.Config{Ports: []sandbox.PortMapping{{Guest: 80, Proto: "sctp"}}}, "want tcp or udp"},
+		"network":          {sandbox.Config{Network: sandbox.NetworkConfig{Policy: sandbox.NetworkPublic}}, "Network: not yet available"},
+		"bad network":      {sandbox.Config{Network: sandbox.NetworkConfig{Policy: "some"}}, `policy "some"`},
+		"secret":           {sandbox.Config{Secrets: []sandbox.Secret{sandbox.SecretEnv("K", "v", "api.example.com")}}, "Secrets: not yet available"},
+		"secret for all":   {sandbox.Config{Secrets: []sandbox.Secret{{Env: "K", Value: "v", Hosts: []string{"*"}}}}, `host "*"`},
+		"no secret":        {sandbox.Config{Secrets: []sandbox.Secret{{Env: "K", Hosts: []string{"h"}}}}, "its value is empty"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			newHome(t)
+			_, err := sandbox.Create(t.Context(), "s", test.cfg)
+			var bad *sandbox.ConfigError
+			require.ErrorAs(t, err, &bad)
+			require.ErrorContains(t, err, test.want)
+			require.NotContains(t, err.Error(), "\n\n")
+		})
+	}
+}

@@ -129,6 +129,11 @@ func boot(ctx context.Context, dir *state.Dir, files *monitor.Files, cfg Config,
 	spec.LogLevel = cfg.LogLevel
 	spec.BootTimeout = bootTimeout
 	spec.StopGrace = stopGrace
+	spec.IdleTimeout, spec.MaxDuration = cfg.IdleTimeout, cfg.MaxDuration
+	spec.Scripts = cfg.scripts()
+	for _, l := range cfg.Rlimits {
+		spec.Rlimits = append(spec.Rlimits, monitor.Rlimit(l))
+	}
 	p, err := monitor.Start(ctx, dir, spec, files)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, ErrInterpretedKVM) {
@@ -136,7 +141,7 @@ func boot(ctx context.Context, dir *state.Dir, files *monitor.Files, cfg Config,
 		}
 		return nil, err
 	}
-	sb := &Sandbox{name: dir.Name, cfg: cfg, dir: dir, life: p, process: p, boot: p.Boot, owner: !spec.Detached}
+	sb := &Sandbox{name: dir.Name, cfg: cfg, dir: dir, life: p, process: p, boot: p.Boot, owner: !spec.Detached, release: p.Release}
 	sb.cfg.Patches = nil
 	if spec.Hold {
 		err := sb.applyPatches(ctx, cfg.Patches)

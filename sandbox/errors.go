@@ -15,6 +15,9 @@ var (
 	ErrNotFound   = state.ErrNotFound
 	ErrRunning    = errors.New("the sandbox is running")
 	ErrNotRunning = monitor.ErrGone
+	// ErrDraining is what a sandbox that drains, or shuts down, says to new
+	// commands, terminals and file operations.
+	ErrDraining = errors.New("the sandbox is draining: it takes no new commands or file operations")
 	// ErrTimeout is under the *ExitError of a command that Cmd.Timeout ended.
 	ErrTimeout = errors.New("timed out")
 	// ErrOutOfMemory is under the *ExitError of a command that the guest's

@@ -97,6 +97,11 @@ func (e *StartError) Error() string {
 	return s
 }
 
+// Is reports ErrDraining.
+func (e *StartError) Is(target error) bool {
+	return target == ErrDraining && e.Reason == StartDraining
+}
+
 // Unwrap is the errno, so that errors.Is(err, fs.ErrNotExist) works.
 func (e *StartError) Unwrap() error {
 	if e.Errno == 0 {

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"time"
@@ -17,6 +18,7 @@ type Status = state.Status
 const (
 	Starting = state.Starting
 	Running  = state.Running
+	Draining = state.Draining
 	Stopped  = state.Stopped
 	Crashed  = state.Crashed
 )
@@ -125,6 +127,36 @@ func (h *Handle) Config() (Config, error) {
 	return r.Config, nil
 }
 
+// ConfigJSON is Config as it is stored: a JSON object.
+func (h *Handle) ConfigJSON() ([]byte, error) {
+	var r struct {
+		Config json.RawMessage `json:"config"`
+	}
+	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
+		return nil, &Error{h.Name(), "config", err}
+	}
+	return r.Config, nil
+}
+
+// ImageDigest is the digest of the OCI image that the sandbox was created
+// with, "" if its root is something else.
+func (h *Handle) ImageDigest() (string, error) {
+	var r record
+	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
+		return "", &Error{h.Name(), "config", err}
+	}
+	return r.ImageDigest, nil
+}
+
+// ExitStatus is how the sandbox ended, and false if it had not at the time of
+// Get or List.
+func (h *Handle) ExitStatus() (ExitStatus, bool) {
+	if h.state.Status != Stopped && h.state.Status != Crashed {
+		return ExitStatus{}, false
+	}
+	return exitStatus(&h.state), true
+}
+
 // Connect returns the running sandbox. ErrNotRunning if it does not run.
 func (h *Handle) Connect(ctx context.Context) (*Sandbox, error) {
 	cfg, err := h.Config()
@@ -139,7 +171,7 @@ func (h *Handle) Connect(ctx context.Context) (*Sandbox, error) {
 	if err != nil {
 		return nil, &Error{h.Name(), "connect", err}
 	}
-	return &Sandbox{name: h.Name(), cfg: cfg, dir: h.dir, life: watch, boot: answer.Boot}, nil
+	return &Sandbox{name: h.Name(), cfg: cfg, dir: h.dir, life: watch, boot: answer.Boot, release: watch.Close}, nil
 }
 
 // Remove deletes the sandbox's state. ErrRunning while it runs.
@@ -188,8 +220,27 @@ func (h *Handle) StopAndWait(ctx context.Context) (ExitStatus, error) {
 	if err := h.Stop(ctx); err != nil {
 		return ExitStatus{}, err
 	}
+	return h.Wait(ctx)
+}
+
+// Wait waits until the sandbox has ended and its monitor is gone, or for ctx.
+// One that has ended already is not waited for.
+func (h *Handle) Wait(ctx context.Context) (ExitStatus, error) {
+	var last *state.State
+	if watch, err := monitor.NewWatch(ctx, h.dir); err == nil {
+		select {
+		case <-watch.Ended():
+			last = watch.Final()
+		case <-ctx.Done():
+		}
+		// The connection is all that it holds.
+		_ = watch.Close()
+	}
 	if err := h.waitUnlocked(ctx); err != nil {
 		return ExitStatus{}, &Error{h.Name(), "wait", err}
+	}
+	if last != nil {
+		return exitStatus(last), nil
 	}
 	st, err := h.dir.Read()
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotFound) {
@@ -207,8 +258,13 @@ func (h *Handle) Kill(ctx context.Context) error {
 	return h.call(ctx, "kill", monitor.Call{Op: monitor.OpKill})
 }
 
+func (h *Handle) dialMonitor(ctx context.Context, call monitor.Call) (*monitor.Answer, error) {
+	_, a, err := monitor.Dial(ctx, h.dir, call)
+	return a, err
+}
+
 func (h *Handle) call(ctx context.Context, op string, call monitor.Call) error {
-	_, _, err := monitor.Dial(ctx, h.dir, call)
+	_, err := h.dialMonitor(ctx, call)
 	if errors.Is(err, ErrNotRunning) {
 		if locked, lockErr := h.dir.Locked(); lockErr == nil && !locked {
 			return nil

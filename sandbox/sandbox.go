@@ -3,6 +3,9 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -21,9 +24,12 @@ type Sandbox struct {
 	life    life
 	process *monitor.Process // nil if another process created the sandbox
 	boot    *monitor.Boot
+	// release gives back what life holds, without an end of the sandbox.
+	release func() error
 
-	mu    sync.Mutex
-	owner bool
+	mu     sync.Mutex
+	owner  bool
+	closed bool
 	// agent carries the calls that are not a command of their own: signals,
 	// terminal sizes. Made when first needed.
 	agent *ttrpc.Client
@@ -108,7 +114,8 @@ type ExitStatus struct {
 	Code int
 	// Success is an orderly end with code 0.
 	Success bool
-	// Reason is why: "stopped", "killed", "creator-ended" or "crashed".
+	// Reason is why: "stopped", "killed", "drained", "idle-timeout",
+	// "max-duration", "creator-ended" or "crashed".
 	Reason string
 	// Detail is the same for people, and Console, after a crash, the last
 	// lines of the guest's console. The guest wrote them: they are not to be
@@ -141,10 +148,13 @@ func (s *Sandbox) Kill(ctx context.Context) error {
 }
 
 func (s *Sandbox) call(ctx context.Context, op string, call monitor.Call) error {
+	if err := s.open(); err != nil {
+		return &Error{s.name, op, err}
+	}
 	if s.hasEnded() {
 		return nil
 	}
-	_, _, err := monitor.Dial(ctx, s.dir, call)
+	_, err := s.dialMonitor(ctx, call)
 	if err == nil || s.hasEnded() {
 		return nil
 	}
@@ -172,6 +182,9 @@ func (s *Sandbox) hasEnded() bool {
 
 // Wait waits for the sandbox's end, or for ctx.
 func (s *Sandbox) Wait(ctx context.Context) (ExitStatus, error) {
+	if err := s.open(); err != nil {
+		return ExitStatus{}, &Error{s.name, "wait", err}
+	}
 	select {
 	case <-s.life.Ended():
 	case <-ctx.Done():
@@ -229,10 +242,44 @@ func (s *Sandbox) StopAndWait(ctx context.Context) (ExitStatus, error) {
 	return status, nil
 }
 
+// errClosed is of a Sandbox after Close.
+var errClosed = fmt.Errorf("the Sandbox was let go of: %w", os.ErrClosed)
+
+// open is an error after Close.
+func (s *Sandbox) open() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	return nil
+}
+
+// dialMonitor asks the monitor for something.
+func (s *Sandbox) dialMonitor(ctx context.Context, call monitor.Call) (*monitor.Answer, error) {
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	_, a, err := monitor.Dial(ctx, s.dir, call)
+	return a, err
+}
+
+// dialAgent makes a connection of its own to the agent.
+func (s *Sandbox) dialAgent(ctx context.Context) (net.Conn, error) {
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	conn, _, err := monitor.Dial(ctx, s.dir, monitor.Call{Op: monitor.OpDial})
+	return conn, err
+}
+
 // agentClient is a connection for calls beside a command's own.
 func (s *Sandbox) agentClient(ctx context.Context) (proto.AgentClient, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
 	if s.agent == nil {
 		conn, _, err := monitor.Dial(ctx, s.dir, monitor.Call{Op: monitor.OpDial})
 		if err != nil {

@@ -241,6 +241,30 @@ func (h *Handle) waitUnlocked(ctx context.Context) error {
 // endPoll is between looks at the lock of a sandbox that was asked to stop.
 const endPoll = 20 * time.Millisecond
 
+// Prune deletes the state of all sandboxes that do not run, and returns their
+// names. One that cannot be deleted does not keep the others: the error joins
+// what went wrong.
+func Prune(ctx context.Context) ([]string, error) {
+	handles, err := List(ctx)
+	errs := []error{err}
+	var names []string
+	for _, h := range handles {
+		if _, ended := h.ExitStatus(); !ended {
+			continue
+		}
+		err := h.Remove(ctx)
+		switch {
+		case err == nil:
+			names = append(names, h.Name())
+		case errors.Is(err, ErrRunning) || errors.Is(err, ErrNotFound):
+			// Started, or removed, meanwhile.
+		default:
+			errs = append(errs, err)
+		}
+	}
+	return names, errors.Join(errs...)
+}
+
 // RemovePersisted stops the sandbox, if it runs, and deletes its state.
 func (s *Sandbox) RemovePersisted(ctx context.Context) error {
 	if _, err := s.StopAndWait(ctx); err != nil {

@@ -132,5 +132,8 @@ func (w *Watch) Final() *state.State { return w.final }
 func (w *Watch) Close() error {
 	err := w.conn.Close()
 	<-w.ended
+	if errors.Is(err, net.ErrClosed) {
+		return nil // the sandbox has ended
+	}
 	return err
 }

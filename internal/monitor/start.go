@@ -275,6 +275,15 @@ func (p *Process) Detach() error {
 	return nil
 }
 
+// Release lets go of a detached sandbox: nothing is said to its monitor, or
+// heard from it, any more. The process is still reaped when it ends.
+func (p *Process) Release() error {
+	if err := p.conn.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
 // Kill kills the monitor process itself: the last resort, when it does not
 // answer. Its sandbox counts as crashed.
 func (p *Process) Kill() error { return p.cmd.Process.Kill() }

@@ -9,7 +9,8 @@ import (
 // Status is where a sandbox is in its life.
 type Status string
 
-// The statuses. Draining is entered by a later release.
+// The statuses. Draining: nothing new begins in it, and when the last command
+// has ended it stops.
 const (
 	Starting Status = "starting"
 	Running  Status = "running"
