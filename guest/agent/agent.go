@@ -47,6 +47,8 @@ type Agent struct {
 	cgroups *cgroups // set by Setup, before ready
 	chunks  chunkPool
 	patches patcher
+	files   *files
+	capture *capture // nil: not asked for. Set by Setup, before ready
 
 	shutdown sync.Once
 	// execConns counts the connections that carry an Exec. A caller closes its
@@ -98,7 +100,9 @@ func New(c Config) (*Agent, error) {
 	}
 	a.reaper = newReaper(a.orphanReaped)
 	a.phases.InitNs = monotonic()
+	a.files = newFiles(a)
 	proto.RegisterAgentService(server, a)
+	proto.RegisterFilesService(server, a.files)
 	return a, nil
 }
 

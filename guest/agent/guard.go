@@ -21,13 +21,22 @@ const (
 	frameRequest = 1
 	frameData    = 3
 	maxFrame     = proto.MaxArgBytes + 512<<10
+	// maxFileFrame is a chunk of data and two names.
+	maxFileFrame = proto.MaxChunk + 16<<10
 )
+
+// streaming are the calls that stream, by service and method, and how long
+// their frames may be.
+var streaming = map[[2]string]uint32{
+	{"sandpit.agent.v1.Agent", "Exec"}:    maxFrame,
+	{"sandpit.agent.v1.Files", "Session"}: maxFileFrame,
+}
 
 // guard is a connection that lets only the protocol's frames through to
 // ttrpc's server, which trusts its peer (data for a call that does not stream
-// would crash it): a connection carries either calls or one Exec, and data
-// belongs to that Exec. Any other input, and any error, ends the connection;
-// ttrpc would keep a call alive after some.
+// would crash it): a connection carries either calls or one call that streams
+// (an Exec, a Session of files), and data belongs to that one. Any other input,
+// and any error, ends the connection; ttrpc would keep a call alive after some.
 type guard struct {
 	net.Conn
 	log *slog.Logger
@@ -36,7 +45,8 @@ type guard struct {
 	pending []byte // checked bytes that are not yet read
 	rest    int    // bytes of a data frame still to pass through
 	head    [frameHeader]byte
-	exec    uint32 // stream of the Exec
+	stream  uint32 // of the call that streams
+	limit   uint32 // of the frames of that stream
 	control bool   // some other call was made
 
 	once   sync.Once
@@ -122,33 +132,39 @@ func (g *guard) next() error {
 	}
 	switch g.head[8] {
 	case frameData:
-		if g.exec == 0 || stream != g.exec {
-			return violation("data outside an exec")
+		if g.stream == 0 || stream != g.stream {
+			return violation("data outside a call that streams")
+		}
+		if length > g.limit {
+			return violation("frame too long")
 		}
 		g.pending = g.head[:]
 		g.rest = int(length)
 		return nil
 	case frameRequest:
-		if g.exec != 0 || stream == 0 {
-			return violation("a call beside an exec")
+		if g.stream != 0 || stream == 0 {
+			return violation("a call beside one that streams")
 		}
 		frame := make([]byte, frameHeader+int(length))
 		copy(frame, g.head[:])
 		if _, err := io.ReadFull(g.Conn, frame[frameHeader:]); err != nil {
 			return err
 		}
-		method, err := requestMethod(frame[frameHeader:])
+		call, err := requestCall(frame[frameHeader:])
 		if err != nil {
 			return err
 		}
+		limit, streams := streaming[call]
 		switch {
-		case method != "Exec":
+		case !streams:
 			g.control = true
 		case g.control:
-			return violation("an exec beside other calls")
+			return violation("a call that streams beside others")
 		default:
-			g.exec = stream
-			g.carry()
+			g.stream, g.limit = stream, limit
+			if call[1] == "Exec" {
+				g.carry()
+			}
 		}
 		g.pending = frame
 		return nil
@@ -156,30 +172,30 @@ func (g *guard) next() error {
 	return violation("frame of an unknown type")
 }
 
-// requestMethod finds the method's name in an encoded ttrpc request: field 2.
-func requestMethod(b []byte) (string, error) {
-	method := ""
+// requestCall finds the names of service and method in an encoded ttrpc
+// request: fields 1 and 2.
+func requestCall(b []byte) (call [2]string, err error) {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return "", violation("malformed request")
+			return call, violation("malformed request")
 		}
 		b = b[n:]
-		if num == 2 && typ == protowire.BytesType {
+		if (num == 1 || num == 2) && typ == protowire.BytesType {
 			v, n := protowire.ConsumeString(b)
 			if n < 0 {
-				return "", violation("malformed request")
+				return call, violation("malformed request")
 			}
-			method, b = v, b[n:]
+			call[num-1], b = v, b[n:]
 			continue
 		}
 		n = protowire.ConsumeFieldValue(num, typ, b)
 		if n < 0 {
-			return "", violation("malformed request")
+			return call, violation("malformed request")
 		}
 		b = b[n:]
 	}
-	return method, nil
+	return call, nil
 }
 
 // connQueue hands connections to ttrpc's server, which takes listeners only.

@@ -32,8 +32,17 @@ func call(t testing.TB, stream uint32, method string, payload []byte) []byte {
 	return frame(stream, frameRequest, 2, b)
 }
 
+func fileCall(t testing.TB, stream uint32, method string, payload []byte) []byte {
+	b, err := pb.Marshal(&ttrpc.Request{Service: "sandpit.agent.v1.Files", Method: method, Payload: payload})
+	require.NoError(t, err)
+	return frame(stream, frameRequest, 2, b)
+}
+
 func TestGuard(t *testing.T) {
 	ping, exec := call(t, 1, "Ping", nil), call(t, 1, "Exec", nil)
+	op, session := fileCall(t, 1, "Op", nil), fileCall(t, 1, "Session", nil)
+	longData := frame(1, frameData, 0, nil)
+	binary.BigEndian.PutUint32(longData, maxFileFrame+1)
 	long := frame(1, frameRequest, 0, nil)
 	binary.BigEndian.PutUint32(long, maxFrame+1)
 	for _, c := range []struct {
@@ -49,6 +58,15 @@ func TestGuard(t *testing.T) {
 		{"a call beside an exec", [][]byte{exec, call(t, 3, "Ping", nil)}, len(exec)},
 		{"two execs", [][]byte{exec, call(t, 3, "Exec", nil)}, len(exec)},
 		{"an exec beside calls", [][]byte{ping, call(t, 3, "Exec", nil)}, len(ping)},
+		{"operations beside calls", [][]byte{op, call(t, 3, "Ping", nil), fileCall(t, 5, "Op", nil)}, len(op) + len(ping) + len(op)},
+		{"data for an operation", [][]byte{op, frame(1, frameData, 0, []byte("abc"))}, len(op)},
+		{"a session with data", [][]byte{session, frame(1, frameData, 0, []byte("abc"))}, len(session) + 13},
+		{"more data than a session has", [][]byte{session, longData}, len(session)},
+		{"an operation beside a session", [][]byte{session, fileCall(t, 3, "Op", nil)}, len(session)},
+		{"an exec beside a session", [][]byte{session, call(t, 3, "Exec", nil)}, len(session)},
+		{"a session beside an exec", [][]byte{exec, fileCall(t, 3, "Session", nil)}, len(exec)},
+		{"a session beside calls", [][]byte{ping, fileCall(t, 3, "Session", nil)}, len(ping)},
+		{"data for a call of the wrong service", [][]byte{fileCall(t, 1, "Exec", nil), frame(1, frameData, 0, []byte("abc"))}, len(fileCall(t, 1, "Exec", nil))},
 		{"stream 0", [][]byte{call(t, 0, "Exec", nil)}, 0},
 		{"a response", [][]byte{frame(1, 2, 0, nil)}, 0},
 		{"too long", [][]byte{long}, 0},
@@ -113,6 +131,10 @@ func FuzzConnection(f *testing.F) {
 	f.Add(ping)
 	f.Add(append(call(f, 1, "Exec", nil), frame(1, frameData, 0, start)...))
 	f.Add(append(ping, frame(1, frameData, 0, []byte("x"))...))
+	stat, err := pb.Marshal(&proto.FileRequest{Kind: proto.FileRequest_STAT, Path: []byte("/")})
+	require.NoError(f, err)
+	f.Add(append(fileCall(f, 1, "Session", nil), frame(1, frameData, 0, stat)...))
+	f.Add(fileCall(f, 1, "Op", stat))
 	f.Add(call(f, 1, "Signal", []byte{8, 1, 16, 9}))
 	f.Add(call(f, 1, "Resize", []byte{10, 1, 'x'}))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 1, 0})

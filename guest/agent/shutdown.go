@@ -42,7 +42,9 @@ func (a *Agent) Stop(code uint8, grace time.Duration) {
 			a.waitEmpty(grace)
 		}
 		a.killEverything()
+		a.files.stop(lastReplies)
 		a.waitReleased(lastReplies)
+		a.endCapture(lastReplies)
 		if a.config.PowerOff != nil {
 			a.config.PowerOff(code)
 		}
