@@ -31,6 +31,9 @@ type Config struct {
 	// the cgroup v2 mount, "" if there is none: descendants of a command that
 	// leave its process group are then out of reach. Nil: nothing to prepare.
 	Setup func(*proto.SetupRequest) (*proto.SetupResponse, string, error)
+	// DialOutput connects to the host's port for what commands write
+	// (proto.OutputPort). Nil: a Setup that asks for it is refused.
+	DialOutput func() (net.Conn, error)
 	// PowerOff writes back the file systems and ends the machine. It does not
 	// return, but in tests.
 	PowerOff func(code uint8)

@@ -36,6 +36,9 @@ func (a *Agent) Setup(_ context.Context, r *proto.SetupRequest) (_ *proto.SetupR
 		a.mu.Unlock()
 	}()
 	resp, cg, err := a.prepare(r)
+	if err == nil {
+		err = a.startCapture(r)
+	}
 	if err != nil {
 		a.log.Error("setup failed", "err", err)
 		return nil, status.Error(codes.Internal, err.Error())

@@ -4,6 +4,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
 // childFiles are the descriptors that only the child needs.
@@ -45,6 +47,7 @@ func (x *execution) openFiles(cmd *command) (childFiles, error) {
 	}
 	child = append(child, out.child)
 	x.stdout = newOutput(out.ours, &x.agent.chunks, x.sendStdout)
+	x.stdout.capture = x.captured(proto.StreamStdout)
 	errs, err := openPipe(int(cmd.account.uid))
 	if err != nil {
 		child.close()
@@ -52,6 +55,7 @@ func (x *execution) openFiles(cmd *command) (childFiles, error) {
 	}
 	child = append(child, errs.child)
 	x.stderr = newOutput(errs.ours, &x.agent.chunks, x.sendStderr)
+	x.stderr.capture = x.captured(proto.StreamStderr)
 	cmd.files = [3]int{in, out.child, errs.child}
 	return child, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -72,6 +73,7 @@ func run(log *slog.Logger) error {
 			}
 			return resp, cgroup, err
 		},
+		DialOutput: func() (net.Conn, error) { return dialVsock(unix.VMADDR_CID_HOST, proto.OutputPort) },
 		PowerOff: func(code uint8) {
 			writeBack(mounted, log)
 			powerOff(ports, code)

@@ -36,10 +36,14 @@ type output struct {
 	credit chan struct{} // a token per message that may be sent
 	keep   bool          // the file is a terminal's: run leaves it open
 	ended  atomic.Bool
+
+	capture *captured     // nil: none
+	once    sync.Once     // of hangUp
+	hungUp  chan struct{} // closed by hangUp
 }
 
 func newOutput(file *os.File, chunks *chunkPool, send func([]byte) error) *output {
-	o := &output{file: file, chunks: chunks, send: send, credit: make(chan struct{}, proto.Window)}
+	o := &output{file: file, chunks: chunks, send: send, credit: make(chan struct{}, proto.Window), hungUp: make(chan struct{})}
 	for range proto.Window {
 		o.credit <- struct{}{}
 	}
@@ -57,9 +61,17 @@ func (o *output) addCredit(n uint32) error {
 	return nil
 }
 
-// hangUp closes the pipe: the command's next write gets EPIPE.
+// hangUp closes the pipe: the command's next write gets EPIPE. What is captured
+// is read to its end first, by run.
 func (o *output) hangUp() {
-	o.file.Close()
+	if o.capture == nil {
+		o.file.Close()
+		return
+	}
+	o.once.Do(func() {
+		close(o.hungUp)
+		_ = o.file.SetReadDeadline(time.Unix(1, 0))
+	})
 }
 
 // end gives the output so much time to reach its end.
@@ -77,20 +89,38 @@ func (o *output) run(ctx context.Context) {
 	if !o.keep {
 		defer o.file.Close()
 	}
+	o.capture.begin()
+	defer o.capture.end()
 	for {
 		select {
 		case <-o.credit:
+		case <-o.hungUp:
+			o.captureRest(ctx)
+			return
 		case <-ctx.Done():
+			o.captureRest(ctx)
 			return
 		}
 		n, err := o.forward(ctx)
 		if err == nil && n > 0 {
 			continue
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && o.ended.Load() {
-			o.forwardRest()
+		switch {
+		case ctx.Err() != nil || o.isHungUp():
+			o.captureRest(ctx)
+		case errors.Is(err, os.ErrDeadlineExceeded) && o.ended.Load():
+			o.forwardRest(ctx)
 		}
 		return
+	}
+}
+
+func (o *output) isHungUp() bool {
+	select {
+	case <-o.hungUp:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -120,6 +150,7 @@ func (o *output) forward(ctx context.Context) (int, error) {
 	if err != nil || readErr != nil || n == 0 {
 		return 0, errors.Join(err, readErr)
 	}
+	o.capture.write(ctx, (*buf)[:n])
 	if err := o.send((*buf)[:n]); err != nil {
 		return 0, err
 	}
@@ -128,7 +159,7 @@ func (o *output) forward(ctx context.Context) (int, error) {
 
 // forwardRest sends what a pipe that others still hold open has at this
 // moment, one message at most: the size of a pipe.
-func (o *output) forwardRest() {
+func (o *output) forwardRest(ctx context.Context) {
 	rc, err := o.file.SyscallConn()
 	if err != nil {
 		return
@@ -146,6 +177,7 @@ func (o *output) forwardRest() {
 		}
 	})
 	if n > 0 {
+		o.capture.write(ctx, (*buf)[:n])
 		_ = o.send((*buf)[:n])
 	}
 }

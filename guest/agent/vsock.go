@@ -35,6 +35,19 @@ func (c *vsockConn) Close() error {
 	return c.File.Close()
 }
 
+// CloseWrite tells the peer that no more will come.
+func (c *vsockConn) CloseWrite() error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var opErr error
+	if err := rc.Control(func(fd uintptr) { opErr = unix.Shutdown(int(fd), unix.SHUT_WR) }); err != nil {
+		return err
+	}
+	return opErr
+}
+
 // dialVsock connects to a port of another machine. The kernel gives up after
 // two seconds without an answer.
 func dialVsock(cid, port uint32) (net.Conn, error) {
