@@ -81,6 +81,7 @@ func pretendGuest(role string) error {
 		Setup: func(*proto.SetupRequest) (*proto.SetupResponse, string, error) {
 			return &proto.SetupResponse{}, group, nil
 		},
+		DialOutput: func() (net.Conn, error) { return net.Dial("unix", os.Getenv(outputEnv)) },
 		PowerOff: func(code uint8) {
 			if group != "" {
 				_ = os.Remove(group + "/sandpit")
