@@ -77,7 +77,7 @@ func TestScriptsAndLimits(t *testing.T) {
 			"own":   "#!/bin/sh\nexit 7\n",
 			"true":  "echo mine\n",
 		},
-		Rlimits: []sandbox.Rlimit{{Name: "nofile", Soft: 123, Hard: 456}},
+		Rlimits: []sandbox.Rlimit{{Name: "fsize", Soft: 1 << 20, Hard: 1 << 21}},
 	}
 	sb, err := sandbox.Create(ctx, "scripts", cfg)
 	require.NoError(t, err)
@@ -99,7 +99,7 @@ func TestScriptsAndLimits(t *testing.T) {
 
 	out, err = sb.Command(ctx, "cat", "/proc/self/limits").Output()
 	require.NoError(t, err)
-	require.Regexp(t, `Max open files +123 +456 `, string(out))
+	require.Regexp(t, `Max file size +1048576 +2097152 `, string(out))
 
 	out, err = sb.Shell(ctx, "ls -l /.msb/scripts; touch /.msb/scripts/new").CombinedOutput()
 	require.Error(t, err)
