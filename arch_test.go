@@ -64,8 +64,9 @@ var house = map[string]room{
 	"internal/assets":         {nil, "embedded files, decompressed once"},
 	"internal/assets/mkasset": {nil, "makes them; never linked into a program that runs"},
 	"internal/state":          {nil, "a sandbox on disk: directory, lock, atomic files"},
-	"internal/monitor":        {[]string{"internal/state", "guest/proto", "kvm", "qcow2", "virtio", "vmm"}, "the process that holds one VM"},
-	"sandbox": {[]string{"internal/monitor", "internal/state", "guest/proto", "guest/initramfs", "guest/defaultroot", "guest/upper", "kernel", "kvm", "ociroot", "ociroot/flatten"},
+	"internal/logfile":        {nil, "logs on disk: lines of JSON in files of bounded size"},
+	"internal/monitor":        {[]string{"internal/logfile", "internal/state", "guest/proto", "kvm", "qcow2", "virtio", "vmm"}, "the process that holds one VM"},
+	"sandbox": {[]string{"internal/logfile", "internal/monitor", "internal/state", "guest/proto", "guest/initramfs", "guest/defaultroot", "guest/upper", "kernel", "kvm", "ociroot", "ociroot/flatten"},
 		"the public API: policy and names; the mechanics are the monitor's"},
 	"cmd/sandpit": {[]string{"sandbox"}, "the command line: proof that the API suffices"},
 
