@@ -12,33 +12,33 @@ import (
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
-// screen collects what a terminal shows.
-type screen struct {
+// shown collects what a terminal shows.
+type shown struct {
 	mu sync.Mutex
 	b  strings.Builder
 }
 
-func (s *screen) Write(p []byte) (int, error) {
+func (s *shown) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.Write(p)
 }
 
-func (s *screen) String() string {
+func (s *shown) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
 }
 
-func (s *screen) waitFor(t *testing.T, text string) {
+func (s *shown) waitFor(t *testing.T, text string) {
 	t.Helper()
 	require.Eventually(t, func() bool { return strings.Contains(s.String(), text) }, 10*time.Second, 5*time.Millisecond,
 		"no %q on the screen", text)
 }
 
-func startTTY(t *testing.T, g *guest, start *proto.ExecStart) (*proto.Exec, *screen) {
+func startTTY(t *testing.T, g *guest, start *proto.ExecStart) (*proto.Exec, *shown) {
 	t.Helper()
-	s := new(screen)
+	s := new(shown)
 	start.Tty, start.Stdin = true, true
 	e, err := proto.StartExec(g.ctx(), g.dial(), start, s, nil)
 	require.NoError(t, err)
