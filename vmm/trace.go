@@ -35,13 +35,25 @@ type Stats struct {
 	// Exits holds the number of VM exits by kind, over all vCPUs, without the
 	// kinds that did not occur.
 	Exits map[kvm.ExitKind]uint64
+	// CPUTime is what the vCPUs' threads used of the host's CPUs, in the guest
+	// and for it: what an exit takes, and KVM's waiting for a halted vCPU that
+	// may wake at once, are part of it.
+	CPUTime time.Duration
+	// Uptime is since Run was called; 0 before.
+	Uptime time.Duration
 }
 
 // Stats returns the counters at this moment; they are read one by one while
 // the machine runs.
 func (m *Machine) Stats() Stats {
 	s := Stats{Exits: make(map[kvm.ExitKind]uint64)}
+	m.mu.Lock()
+	if !m.startTime.IsZero() {
+		s.Uptime = time.Since(m.startTime)
+	}
+	m.mu.Unlock()
 	for _, v := range m.vcpus {
+		s.CPUTime += v.clock.read()
 		for kind := range v.exits {
 			if n := v.exits[kind].Load(); n > 0 {
 				s.Exits[kvm.ExitKind(kind)] += n

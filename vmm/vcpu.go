@@ -19,6 +19,8 @@ type vcpu struct {
 	// exits counts VM exits by kind. Written by the vCPU's goroutine, read by
 	// Stats.
 	exits [exitKinds]atomic.Uint64
+	// clock is of the thread.
+	clock threadClock
 	// dead: nothing can wake it. Written by its goroutine (halt.go).
 	dead atomic.Bool
 }
@@ -55,6 +57,8 @@ func (m *Machine) createVCPUs() error {
 func (v *vcpu) loop() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	v.clock.begin()
+	defer v.clock.end()
 	m := v.m
 	for m.gate.pass() {
 		exit, err := v.vcpu.Run()
