@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -20,26 +21,43 @@ const imageHelp = "IMAGE is a reference of a registry's image; or, beginning wit
 // configFlags are the flags that describe a sandbox.
 type configFlags struct {
 	cfg        sandbox.Config
+	memory     sizeMiB
+	upper      sizeMiB
+	idle       seconds
+	max        seconds
+	labels     []string
+	scripts    []string
+	rlimits    []string
 	pull       string
 	entrypoint string
 	registry   registryFlags
+	later      laterFlags
 }
 
 func (f *configFlags) add(fl *pflag.FlagSet) {
+	f.memory = sandbox.DefaultMemory
 	fl.IntVar(&f.cfg.CPUs, "cpus", sandbox.DefaultCPUs, "number of virtual CPUs")
-	fl.IntVar(&f.cfg.Memory, "memory", sandbox.DefaultMemory, "memory in MiB")
-	fl.StringArrayVarP(&f.cfg.Env, "env", "e", nil, "set a variable, NAME=VALUE, or pass on this process's, NAME")
+	fl.VarP(&f.memory, "memory", "m", "memory in MiB, or with a unit, such as 2g")
+	fl.StringArrayVarP(&f.cfg.Env, "env", "e", nil, "set a variable, NAME=VALUE, or pass on this process's, NAME; repeatable")
 	fl.StringVarP(&f.cfg.Workdir, "workdir", "w", "", "working directory (default: the image's)")
 	fl.StringVarP(&f.cfg.User, "user", "u", "", "user: name, uid, name:group or uid:gid (default: the image's)")
 	fl.StringVar(&f.cfg.Hostname, "hostname", "", "hostname of the guest (default: the name)")
+	fl.StringVar(&f.cfg.Shell, "shell", "", "shell of the guest, an absolute path (default /bin/sh)")
 	fl.StringVar(&f.entrypoint, "entrypoint", "", "put this before the command instead of the image's entrypoint; '' is none")
+	fl.StringVar(&f.cfg.StopSignal, "stop-signal", "", "signal that asks the guest's processes to end (default: the image's, or SIGTERM)")
+	fl.StringArrayVarP(&f.labels, "label", "l", nil, "label, KEY=VALUE, for you to find the sandbox by; repeatable")
+	fl.StringArrayVar(&f.scripts, "script", nil, "NAME=FILE: make the file of this host a command NAME of the guest; repeatable")
+	fl.StringArrayVar(&f.rlimits, "rlimit", nil, "limit the resources of each command, NAME=SOFT[:HARD], such as nofile=1024 (setrlimit(2)); repeatable")
+	fl.Var(&f.idle, "idle-timeout", "stop the sandbox when nothing has run in it for so many seconds, or e.g. 15m (default: never)")
+	fl.Var(&f.max, "max-duration", "stop the sandbox after so many seconds, or e.g. 8h (default: never)")
 	fl.BoolVar(&f.cfg.Replace, "replace", false, "stop and delete the sandbox that has the name, if there is one")
-	fl.IntVar(&f.cfg.UpperSize, "upper-size", 0, "size in MiB of the disk that takes the writes (default 4096)")
+	fl.Var(&f.upper, "upper-size", "size in MiB, or with a unit, of the disk that takes the writes (default 4096)")
 	fl.BoolVar(&f.cfg.UpperTmpfs, "upper-tmpfs", false, "keep the writes in the guest's memory instead")
 	fl.StringVar(&f.pull, "pull", string(sandbox.PullIfMissing), "when to ask the registry for the image: always, if-missing or never")
 	f.registry.add(fl)
 	fl.BoolVarP(&f.registry.quiet, "quiet", "q", false, "no progress of a pull")
 	fl.StringVar(&f.cfg.Kernel, "kernel", "", "boot this kernel instead of the bundled one")
+	f.later.add(fl)
 }
 
 // config is the configuration that the flags describe.
@@ -56,11 +74,22 @@ func (f *configFlags) config(fl *pflag.FlagSet, image string) (sandbox.Config, e
 	if cfg.CPUs == 0 {
 		cfg.CPUs = -1
 	}
-	if cfg.Memory == 0 {
-		cfg.Memory = -1
-	}
+	cfg.Memory, cfg.UpperSize = int(f.memory), int(f.upper)
+	cfg.IdleTimeout, cfg.MaxDuration = time.Duration(f.idle), time.Duration(f.max)
 	var err error
 	if cfg.Env, err = passEnv(cfg.Env); err != nil {
+		return cfg, err
+	}
+	if cfg.Labels, err = parseLabels(f.labels); err != nil {
+		return cfg, err
+	}
+	if cfg.Scripts, err = parseScripts(f.scripts); err != nil {
+		return cfg, err
+	}
+	if cfg.Rlimits, err = parseRlimits(f.rlimits); err != nil {
+		return cfg, err
+	}
+	if err := f.later.apply(&cfg); err != nil {
 		return cfg, err
 	}
 	if cfg.RegistryAuth, err = f.registry.auth(); err != nil {
@@ -126,8 +155,10 @@ func newCreate() *cobra.Command {
 		Short: "Boot a sandbox that goes on by itself",
 		Long: "Create boots a sandbox and returns when commands can run in it ('sandpit exec').\n" +
 			"It runs until it is stopped.\n\n" + strings.TrimSpace(imageHelp),
-		Example: "  sandpit create build debian:12\n  sandpit exec build -- uname -a\n  sandpit stop build",
-		Args:    cobra.RangeArgs(1, 2),
+		Example: "  sandpit create build debian:12\n" +
+			"  sandpit create --cpus 2 --memory 2g --idle-timeout 15m --label team=ci build\n" +
+			"  sandpit create --script setup=./setup.sh build debian:12 && sandpit exec build setup",
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			image := ""
 			if len(args) == 2 {
@@ -148,12 +179,4 @@ func newCreate() *cobra.Command {
 	fl.SortFlags = false
 	f.add(fl)
 	return cmd
-}
-
-func newStart() *cobra.Command {
-	return eachSandbox("start", "Boot sandboxes that have stopped, with the files they had",
-		func(h *sandbox.Handle, ctx context.Context) error {
-			_, err := h.StartDetached(ctx)
-			return err
-		})
 }

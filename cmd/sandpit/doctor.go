@@ -19,9 +19,10 @@ func newDoctor() *cobra.Command {
 		Short: "Find out whether sandboxes can run here",
 		Long: "Doctor checks everything that sandboxes need of this host. Each failure comes\n" +
 			"with its remedy. The exit status is 0 if sandboxes can run, 1 if not.",
-		Args: cobra.NoArgs,
+		Example: "  sandpit doctor",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !printChecks(os.Stdout, sandbox.Diagnose(cmd.Context())) {
+			if !printChecks(os.Stdout, hasColour(os.Stdout), sandbox.Diagnose(cmd.Context())) {
 				return exitStatus(1)
 			}
 			return nil
@@ -30,18 +31,24 @@ func newDoctor() *cobra.Command {
 }
 
 // printChecks reports whether none failed.
-func printChecks(w io.Writer, checks []sandbox.Check) (good bool) {
+func printChecks(w io.Writer, colours bool, checks []sandbox.Check) (good bool) {
 	good = true
+	mark := func(word string, c colour) string {
+		if colours {
+			word = c.paint(word)
+		}
+		return word
+	}
 	for _, c := range checks {
 		switch {
 		case c.Err == nil:
-			fmt.Fprintf(w, "ok    %s: %s\n", c.Name, c.Detail)
+			fmt.Fprintf(w, "%s    %s: %s\n", mark("ok", green), c.Name, c.Detail)
 			continue
 		case c.Warning:
-			fmt.Fprintf(w, "warn  %s: %v\n", c.Name, c.Err)
+			fmt.Fprintf(w, "%s  %s: %v\n", mark("warn", yellow), c.Name, c.Err)
 		default:
 			good = false
-			fmt.Fprintf(w, "FAIL  %s: %v\n", c.Name, c.Err)
+			fmt.Fprintf(w, "%s  %s: %v\n", mark("FAIL", red), c.Name, c.Err)
 		}
 		if c.Remedy != "" {
 			fmt.Fprintf(w, "      remedy: %s\n", c.Remedy)
@@ -57,9 +64,10 @@ func printChecks(w io.Writer, checks []sandbox.Check) (good bool) {
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the versions of sandpit and its parts",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Print the versions of sandpit and its parts",
+		Example: "  sandpit version\n  sandpit --version",
+		Args:    cobra.NoArgs,
 		Run: func(*cobra.Command, []string) {
 			v := sandbox.Version()
 			fmt.Printf("sandpit %s\nkernel  %s\ngo      %s\n", v.Sandpit, v.Kernel, v.Go)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,10 +14,11 @@ import (
 
 func newImage() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "image",
-		Short: "Manage the image cache",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "image",
+		Short:   "Manage the image cache",
+		Example: "  sandpit image ls\n  sandpit image prune --all",
+		Args:    noSuchCommand,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newImageList(), newImageInspect(), newImageRemove(), newImagePrune(),
 		newImageLoad(), newImageSave(), newImageImport())
@@ -31,52 +31,54 @@ func newImageList() *cobra.Command {
 		quiet bool
 	)
 	cmd := &cobra.Command{
-		Use:   "ls",
-		Short: "List the images",
-		Args:  cobra.NoArgs,
+		Use:     "ls",
+		Short:   "List the images",
+		Example: "  sandpit image ls\n  sandpit image ls --format '{{.Ref}} {{.Size}}'",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
 			images, err := sandbox.Images(cmd.Context())
-			if out.json() {
-				if images == nil {
-					images = []*sandbox.Image{}
+			var printErr error
+			switch {
+			case quiet:
+				for _, im := range images {
+					fmt.Println(im.Digest)
 				}
-				return errors.Join(err, printJSON(images))
+			case out.table():
+				printErr = imageTable(images, time.Now()).print()
+			default:
+				printErr = printList(&out, images)
 			}
-			w := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
-			if !quiet {
-				fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tPULLED")
-			}
-			for _, im := range images {
-				name := plain(im.Ref) // another tool may have written it
-				if name == "" {
-					name = "<none>"
-				}
-				if quiet {
-					fmt.Fprintln(w, im.Digest)
-					continue
-				}
-				pulled := "-"
-				if !im.PulledAt.IsZero() {
-					pulled = im.PulledAt.Local().Format(time.DateTime)
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", name, shortDigest(im.Digest), size(im.Size), pulled)
-			}
-			return errors.Join(err, w.Flush())
+			return failures(append(flatten(err), flatten(printErr)...)).orNil()
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print digests only")
 	out.add(cmd.Flags())
+	completeFormat(cmd, "table", "json")
 	return cmd
+}
+
+// imageTable is the table of image ls.
+func imageTable(images []*sandbox.Image, now time.Time) *table {
+	t := &table{header: []string{"IMAGE", "DIGEST", "SIZE", "PULLED"}, flexible: 0}
+	for _, im := range images {
+		name := plain(im.Ref) // another tool may have written it
+		if name == "" {
+			name = "<none>"
+		}
+		t.add(cell{text: name}, cell{text: shortDigest(im.Digest)}, cell{text: size(im.Size)}, cell{text: ago(im.PulledAt, now)})
+	}
+	return t
 }
 
 func newImageInspect() *cobra.Command {
 	return &cobra.Command{
-		Use:   "inspect IMAGE…",
-		Short: "Print what is known of images, as JSON",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "inspect IMAGE…",
+		Short:   "Print what is known of images, as JSON",
+		Example: "  sandpit image inspect debian:12",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			images := []*sandbox.Image{}
 			var errs []error
@@ -98,7 +100,11 @@ func newImageRemove() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm IMAGE…",
 		Short: "Delete images from the cache",
-		Args:  cobra.MinimumNArgs(1),
+		Long: "Rm deletes a name from the cache and, with its last name, the image. An image is\n" +
+			"named by its reference, or by its digest: sha256: and at least twelve digits. One\n" +
+			"that a sandbox has, running or not, is refused without --force.",
+		Example: "  sandpit image rm debian:12\n  sandpit image rm -f sha256:0123456789ab",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			var errs []error
 			for _, name := range names {
@@ -121,8 +127,9 @@ func newImagePrune() *cobra.Command {
 		all bool
 	)
 	cmd := &cobra.Command{
-		Use:   "prune",
-		Short: "Delete what no image needs",
+		Use:     "prune",
+		Short:   "Delete what no image needs",
+		Example: "  sandpit image prune\n  sandpit image prune --all --format json",
 		Long: "Prune deletes unfinished downloads and whatever has no name and no sandbox.\n" +
 			"With --all it deletes every image that no sandbox, running or not, has.",
 		Args: cobra.NoArgs,
@@ -136,6 +143,9 @@ func newImagePrune() *cobra.Command {
 			}
 			if out.json() {
 				return printJSON(pruned)
+			}
+			if !out.table() {
+				return printList(&out, []sandbox.Pruned{pruned})
 			}
 			for _, ref := range pruned.Refs {
 				fmt.Println(plain(ref))
@@ -166,9 +176,10 @@ func newImageLoad() *cobra.Command {
 		name  string
 	)
 	cmd := &cobra.Command{
-		Use:   "load ARCHIVE",
-		Short: "Read images from an archive (docker save or OCI; - is standard input)",
-		Args:  cobra.ExactArgs(1),
+		Use:     "load ARCHIVE",
+		Short:   "Read images from an archive (docker save or OCI; - is standard input)",
+		Example: "  docker save app:1 | sandpit image load -\n  sandpit image load --name app:2 app.oci.tar",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := openInput(args[0])
 			if err != nil {
@@ -192,9 +203,10 @@ func newImageLoad() *cobra.Command {
 func newImageSave() *cobra.Command {
 	var file, format string
 	cmd := &cobra.Command{
-		Use:   "save IMAGE…",
-		Short: "Write images to an archive",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "save IMAGE…",
+		Short:   "Write images to an archive",
+		Example: "  sandpit image save -o app.tar app:1\n  sandpit image save app:1 | docker load",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, names []string) (err error) {
 			if file == "" {
 				if isTerminal(os.Stdout) {
@@ -226,9 +238,10 @@ func newImageImport() *cobra.Command {
 		quiet bool
 	)
 	cmd := &cobra.Command{
-		Use:   "import ROOTFS.tar NAME[:TAG]",
-		Short: "Make an image of a root file system's archive (- is standard input)",
-		Args:  cobra.ExactArgs(2),
+		Use:     "import ROOTFS.tar NAME[:TAG]",
+		Short:   "Make an image of a root file system's archive (- is standard input)",
+		Example: "  sandpit image import rootfs.tar.zst app:1\n  tar c -C rootfs . | sandpit image import --cmd /bin/app - app:1",
+		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := openInput(args[0])
 			if err != nil {

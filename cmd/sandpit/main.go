@@ -8,7 +8,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sandpit-vm/sandpit/sandbox"
 )
 
 // Exit statuses, as docker and env(1) have them.
@@ -43,18 +44,16 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	err := newRoot().ExecuteContext(ctx)
-	var status exitStatus
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &status):
-		return int(status)
-	default:
-		fmt.Fprintf(os.Stderr, "sandpit: %s\n", plain(err.Error()))
-		return exitFailure
-	}
+	return report(os.Stderr, newRoot().ExecuteContext(ctx))
 }
+
+// The groups of commands in the help.
+const (
+	groupSandboxes = "sandboxes"
+	groupCommands  = "commands"
+	groupImages    = "images"
+	groupOther     = "other"
+)
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -66,15 +65,37 @@ func newRoot() *cobra.Command {
 			"  sandpit run python:3 -- python3 -c 'print(1)'\n" +
 			"  sandpit run -it\n" +
 			"  sandpit doctor",
-		Args:          cobra.NoArgs,
+		Version:       sandbox.Version().Sandpit,
+		Args:          noSuchCommand,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.AddGroup(
+		&cobra.Group{ID: groupSandboxes, Title: "Sandboxes:"},
+		&cobra.Group{ID: groupCommands, Title: "Commands in them:"},
+		&cobra.Group{ID: groupImages, Title: "Images:"},
+		&cobra.Group{ID: groupOther, Title: "Other:"},
+	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+		}
+		root.AddCommand(commands...)
+	}
+	// A new command goes here, into its group.
+	add(groupSandboxes, newCreate(), newStart(), newRestart(), newStop(), newKill(), newRemove(), newPrune())
+	add(groupSandboxes, newList(), newPs(), newInspect(), newWait(), newDrain(), newTouch())
+	add(groupCommands, newRun())
+	add(groupCommands, newExec())
+	add(groupImages, newPull(), newImage())
+	add(groupOther, newDoctor(), newVersion(), newCompletion())
+	root.AddCommand(helpTopics()...)
+	completeArguments(root)
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommandGroupID(groupOther)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nsee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newCreate(), newStart(), newExec(), newPull(), newImage(), newList(), newStop(), newKill(), newRemove(), newDoctor(), newVersion())
 	return root
 }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,55 +55,6 @@ func (f *registryFlags) auth() (*sandbox.RegistryAuth, error) {
 	return &sandbox.RegistryAuth{Username: user, Password: password}, nil
 }
 
-// output is how a command prints what it found.
-type output struct{ format string }
-
-func (o *output) add(fl *pflag.FlagSet) {
-	fl.StringVar(&o.format, "format", "table", "output: table or json")
-}
-
-func (o *output) check() error {
-	if o.format != "table" && o.format != "json" {
-		return fmt.Errorf("--format %q: want table or json", o.format)
-	}
-	return nil
-}
-
-func (o *output) json() bool { return o.format == "json" }
-
-func printJSON(v any) error {
-	out, err := encodeJSON(v)
-	if err != nil {
-		return err
-	}
-	_, err = os.Stdout.Write(out)
-	return err
-}
-
-// encodeJSON also escapes what a terminal would obey and encoding/json lets
-// pass. Such characters are in strings only, where the escape is the same.
-func encodeJSON(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	if !bytes.ContainsFunc(b.Bytes(), isControl) {
-		return b.Bytes(), nil
-	}
-	var out bytes.Buffer
-	for _, r := range b.String() {
-		if isControl(r) {
-			fmt.Fprintf(&out, `\u%04x`, r)
-			continue
-		}
-		out.WriteRune(r)
-	}
-	return out.Bytes(), nil
-}
-
 func newPull() *cobra.Command {
 	var (
 		f        registryFlags
@@ -147,13 +95,13 @@ func newPull() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if !out.json() {
+				if out.table() {
 					fmt.Println(im.Digest)
 				}
 				images = append(images, im)
 			}
-			if out.json() {
-				return printJSON(images)
+			if !out.table() {
+				return printList(&out, images)
 			}
 			return nil
 		},
