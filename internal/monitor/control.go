@@ -21,6 +21,8 @@ import (
 type Call struct {
 	Op    string        // one of the Op constants
 	Grace time.Duration `json:",omitempty"` // of OpStop
+	// HostOnly, of OpMetrics, leaves the guest alone.
+	HostOnly bool `json:",omitempty"`
 }
 
 // The operations of the control socket.
@@ -33,6 +35,8 @@ const (
 
 	OpDrain = "drain" // admit nothing new, stop when all has ended
 	OpTouch = "touch" // count as activity
+
+	OpMetrics = "metrics" // what the sandbox uses
 )
 
 // Answer is the answer to a Call.
@@ -40,6 +44,8 @@ type Answer struct {
 	Error string       `json:",omitempty"`
 	Boot  *Boot        `json:",omitempty"`
 	Final *state.State `json:",omitempty"` // the second answer to OpWait
+
+	Metrics *Metrics `json:",omitempty"`
 }
 
 const (
@@ -57,6 +63,8 @@ type control struct {
 	boot     *Boot // set before isReady is closed
 	isEnded  chan struct{}
 	final    *state.State // set before isEnded is closed
+	// asking has room for one question about the guest's metrics.
+	asking chan struct{}
 
 	mu      sync.Mutex
 	clients map[net.Conn]struct{}
@@ -65,7 +73,7 @@ type control struct {
 }
 
 func newControl(m *monitor, l *net.UnixListener) *control {
-	return &control{m: m, listener: l, isReady: make(chan struct{}), isEnded: make(chan struct{}), clients: make(map[net.Conn]struct{})}
+	return &control{m: m, listener: l, isReady: make(chan struct{}), isEnded: make(chan struct{}), asking: make(chan struct{}, 1), clients: make(map[net.Conn]struct{})}
 }
 
 // ready lets clients reach the agent.
@@ -174,6 +182,8 @@ func (c *control) client(conn *net.UnixConn) {
 	case OpTouch:
 		c.m.activity.touch()
 		answer(conn, nil)
+	case OpMetrics:
+		c.replyMetrics(conn, call.HostOnly)
 	default:
 		answer(conn, fmt.Errorf("unknown operation %q", call.Op))
 	}

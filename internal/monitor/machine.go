@@ -54,12 +54,13 @@ func (m *monitor) start() (stage string, err error) {
 		if c, ok := backend.(io.Closer); ok {
 			m.toClose = append(m.toClose, c)
 		}
-		devs = append(devs, vmm.VirtioDevice{
-			Name:   "blk-" + d.Disk,
-			Device: virtio.NewBlk(virtio.BlkConfig{Backend: backend, ReadOnly: d.ReadOnly, ID: d.Disk}),
-		})
+		blk := virtio.NewBlk(virtio.BlkConfig{Backend: backend, ReadOnly: d.ReadOnly, ID: d.Disk})
+		m.blocks = append(m.blocks, blk)
+		devs = append(devs, vmm.VirtioDevice{Name: "blk-" + d.Disk, Device: blk})
 	}
-	m.console = newCappedFile(m.in.files[RoleConsole], consoleCap)
+	if err := m.openLogs(vsock); err != nil {
+		return "logs", err
+	}
 	seed := make([]byte, 64)
 	rand.Read(seed)
 	line := cmdline
@@ -75,7 +76,7 @@ func (m *monitor) start() (stage string, err error) {
 		RNGSeed:   seed,
 		Virtio:    devs,
 		PMem:      pmem,
-		Serial:    m.console,
+		Serial:    m.logs.console,
 		KVM:       sys,
 		Log:       m.log,
 	})
@@ -169,6 +170,7 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 
 		StopSignal: int32(m.spec.StopSignal),
 		Hold:       m.spec.Hold,
+		Capture:    m.spec.Capture,
 	}
 	for name, content := range m.spec.Scripts {
 		req.Scripts = append(req.Scripts, &proto.Script{Name: name, Content: []byte(content)})

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandpit-vm/sandpit/internal/state"
+	"github.com/sandpit-vm/sandpit/virtio"
 	"github.com/sandpit-vm/sandpit/vmm"
 )
 
@@ -47,7 +48,8 @@ type monitor struct {
 	creator net.Conn
 
 	machine *vmm.Machine
-	console *cappedFile
+	blocks  []*virtio.Blk
+	logs    *logs
 	link    *link
 	control *control
 
@@ -153,7 +155,9 @@ func (m *monitor) live(dec *json.Decoder) int {
 	}
 	m.untilEnd(signals)
 	reason, err = m.link.outcome()
-	m.finish(reason, err, m.closeDisks())
+	diskErr := m.closeDisks()
+	m.logs.close()
+	m.finish(reason, err, diskErr)
 	m.cleanUp()
 	return 0
 }
@@ -325,9 +329,7 @@ func (m *monitor) cleanUp() {
 	if err := m.closeDisks(); err != nil { // of a boot that failed
 		m.log.Error("disks", "err", err)
 	}
-	if m.console != nil {
-		m.console.Flush()
-	}
+	m.logs.close() // of a boot that failed
 	if m.control != nil {
 		m.control.refuse()
 	}

@@ -95,24 +95,6 @@ func TestReadLine(t *testing.T) {
 	require.ErrorContains(t, readLine(strings.NewReader(strings.Repeat("x", maxCall+2)), &call), "longer than")
 }
 
-func TestCappedFile(t *testing.T) {
-	var out bytes.Buffer
-	c := newCappedFile(&out, 10)
-	for _, b := range []byte("one\ntwo") {
-		n, err := c.Write([]byte{b})
-		require.NoError(t, err)
-		require.Equal(t, 1, n)
-	}
-	require.Equal(t, "one\n", out.String(), "written by the line")
-	c.Flush()
-	require.Equal(t, "one\ntwo", out.String())
-	n, err := c.Write([]byte("three, which is too much"))
-	require.NoError(t, err)
-	require.Equal(t, 24, n, "what is dropped counts as written")
-	c.Flush()
-	require.Equal(t, "one\ntwothr", out.String())
-}
-
 func TestStops(t *testing.T) {
 	s := newStops()
 	for range 3 { // nobody waits, and nobody is held up

@@ -54,8 +54,12 @@ type Spec struct {
 	// Hold lets no command run until the creator says so (Process.Begin), who
 	// has changes to make before. Until then the sandbox is Starting, and ends
 	// with its creator even if Detached.
-	Hold     bool
-	LogLevel slog.Level
+	Hold bool
+	// Capture keeps what commands without a terminal write. OutputFileBytes is
+	// the size of a file of that log; 0 is 10 MiB.
+	Capture         bool
+	OutputFileBytes int64
+	LogLevel        slog.Level
 	// BootTimeout bounds the time until the agent is ready.
 	BootTimeout time.Duration
 	// StopGrace is how long a graceful stop may take before the machine is
@@ -105,7 +109,6 @@ const (
 	RoleKernel    = "kernel"
 	RoleInitramfs = "initramfs"
 	RoleControl   = "control" // a listening Unix socket
-	RoleConsole   = "console" // the console's log
 	RoleDisk      = "disk"
 )
 
@@ -182,7 +185,7 @@ func adopt(s *Spec) (*inherited, error) {
 		}
 		in.files[r.Role] = f
 	}
-	for _, role := range []string{RoleKVM, RoleLock, RoleKernel, RoleInitramfs, RoleControl, RoleConsole} {
+	for _, role := range []string{RoleKVM, RoleLock, RoleKernel, RoleInitramfs, RoleControl} {
 		if in.files[role] == nil {
 			return nil, fmt.Errorf("no descriptor for the %s was inherited", role)
 		}

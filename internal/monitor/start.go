@@ -97,11 +97,6 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 		return nil, &BootError{Stage: "control socket", Err: err}
 	}
 	defer control.Close()
-	console, err := os.OpenFile(d.File(state.ConsoleLog), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, &BootError{Stage: "console log", Err: err}
-	}
-	defer console.Close()
 	log, err := os.OpenFile(d.File(state.MonitorLog), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, &BootError{Stage: "monitor log", Err: err}
@@ -126,7 +121,6 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 	add(FileRole{Role: RoleInitramfs}, files.Initramfs)
 	add(FileRole{Role: RoleLock}, files.Lock)
 	add(FileRole{Role: RoleControl}, control)
-	add(FileRole{Role: RoleConsole}, console)
 	for _, disk := range files.Disks {
 		add(FileRole{Role: RoleDisk, Disk: disk.Serial, Format: disk.Format, ReadOnly: disk.ReadOnly, PMem: disk.PMem}, disk.File)
 	}
@@ -155,8 +149,7 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 		gone:     make(chan struct{}),
 	}
 	go p.reap()
-	// Ours are closed now, so that the lock and the console are the monitor's
-	// alone.
+	// Ours are closed now, so that the lock is the monitor's alone.
 	files.Close()
 	if err := p.await(ctx, &spec); err != nil {
 		p.Abort()

@@ -18,7 +18,8 @@ const (
 	StateFile     = "state.json"
 	LockFile      = "lock"
 	ControlSocket = "control.sock"
-	ConsoleLog    = "console.log"
+	ConsoleLog    = "console" // of internal/logfile
+	OutputLog     = "output"  // likewise
 	MonitorLog    = "monitor.log"
 	UpperFile     = "root.upper"
 	RootFile      = "root.erofs"

@@ -7,7 +7,8 @@
 //	    state.json     what became of it; replaced atomically
 //	    lock           held by the monitor for its whole life
 //	    control.sock   the monitor's socket
-//	    console.log    the guest's serial console
+//	    console.*.log  the guest's serial console (internal/logfile)
+//	    output.*.log   what commands wrote, if it is captured
 //	    monitor.log    the monitor's own log
 //	    root.upper     the disk that takes the guest's writes
 //	    root.erofs     the root file system, if it is this sandbox's alone
