@@ -2099,11 +2099,11 @@ type MetricsResponse struct {
 	MemoryTotal     uint64                 `protobuf:"varint,2,opt,name=memory_total,json=memoryTotal,proto3" json:"memory_total,omitempty"`             // MemTotal of /proc/meminfo
 	MemoryAvailable uint64                 `protobuf:"varint,3,opt,name=memory_available,json=memoryAvailable,proto3" json:"memory_available,omitempty"` // MemAvailable
 	CpuNs           int64                  `protobuf:"varint,4,opt,name=cpu_ns,json=cpuNs,proto3" json:"cpu_ns,omitempty"`                               // busy time of all CPUs
-	NetRx           uint64                 `protobuf:"varint,5,opt,name=net_rx,json=netRx,proto3" json:"net_rx,omitempty"`                               // of all interfaces but the loopback
+	NetRx           uint64                 `protobuf:"varint,5,opt,name=net_rx,json=netRx,proto3" json:"net_rx,omitempty"`                               // of all interfaces that are devices
 	NetTx           uint64                 `protobuf:"varint,6,opt,name=net_tx,json=netTx,proto3" json:"net_tx,omitempty"`
 	RootTotal       uint64                 `protobuf:"varint,7,opt,name=root_total,json=rootTotal,proto3" json:"root_total,omitempty"` // of the root file system (statfs(2))
 	RootFree        uint64                 `protobuf:"varint,8,opt,name=root_free,json=rootFree,proto3" json:"root_free,omitempty"`
-	Processes       uint32                 `protobuf:"varint,9,opt,name=processes,proto3" json:"processes,omitempty"`
+	Processes       uint32                 `protobuf:"varint,9,opt,name=processes,proto3" json:"processes,omitempty"` // of commands: not the agent, no kernel threads
 	OomKills        uint64                 `protobuf:"varint,10,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
