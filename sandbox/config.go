@@ -118,9 +118,21 @@ type Config struct {
 	// Ephemeral sandboxes leave no state behind: at their end the directory is
 	// deleted.
 	Ephemeral bool `json:"ephemeral,omitempty"`
-	// LogLevel is of the monitor's own log. Default slog.LevelInfo.
-	LogLevel slog.Level `json:"log_level,omitempty"`
+	// LogLevel is of the monitor's own log. Default LogInfo.
+	LogLevel LogLevel `json:"log_level,omitempty"`
 }
+
+// LogLevel is how much the monitor logs: a level, and all that is graver.
+type LogLevel = slog.Level
+
+// Log levels.
+const (
+	LogError = slog.LevelError
+	LogWarn  = slog.LevelWarn
+	LogInfo  = slog.LevelInfo
+	LogDebug = slog.LevelDebug
+	LogTrace = slog.LevelDebug - 4 // all there is
+)
 
 // Limits of a Config.
 const (

@@ -2,10 +2,13 @@ package sandbox_test
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +32,49 @@ func TestMain(m *testing.M) {
 		fmt.Println("ready")
 		select {}
 	}
-	os.Exit(m.Run())
+	flag.Parse()
+	stop, err := forExamples()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the examples' sandbox:", err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "the examples' sandbox:", err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+// vmExamples need a VM; those that need no more than one that runs have "demo".
+const vmExamples = `^Example(_|$|Sandbox|Cmd|ExitError|StartError|StartReason|Rlimit|TTYSize|Handle|Status|Boot|Phase|ExitStatus|Patch$|` +
+	`FS|File|Metrics|Log[ES]|LogOptions|AttachOptions|Terminal|ExecInfo)`
+
+// forExamples gives the examples a home, and "demo" if any of them is going to
+// run that needs it. In short mode those do not run. Tests have homes of their
+// own.
+func forExamples() (stop func() error, err error) {
+	home, err := os.MkdirTemp("", "sandpit-examples-")
+	if err != nil {
+		return nil, err
+	}
+	os.Setenv("SANDPIT_HOME", home)
+	stop = func() error { return os.RemoveAll(home) }
+	if testing.Short() {
+		return stop, flag.Set("test.skip", vmExamples)
+	}
+	run, err := regexp.Compile(flag.Lookup("test.run").Value.String())
+	if err != nil || !run.MatchString("ExampleSandbox") && !strings.Contains(run.String(), "Example") || flag.Lookup("test.list").Value.String() != "" {
+		return stop, err
+	}
+	sb, err := sandbox.Create(context.Background(), "demo", sandbox.Config{Memory: 128})
+	if err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	return func() error {
+		_, err := sb.StopAndWait(context.Background())
+		return errors.Join(err, stop())
+	}, nil
 }
 
 // sharedCache holds the decompressed kernel and images for all tests.
@@ -81,7 +126,7 @@ func monitors(t testing.TB) []string {
 	var pids []string
 	for line := range strings.Lines(string(out)) {
 		f := strings.Fields(line)
-		if len(f) >= 3 && f[2] == "sandpit-monitor" && !strings.HasPrefix(f[1], "Z") {
+		if len(f) >= 3 && f[2] == "sandpit-monitor" && f[len(f)-1] != "demo" && !strings.HasPrefix(f[1], "Z") {
 			pids = append(pids, f[0])
 		}
 	}

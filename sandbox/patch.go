@@ -42,27 +42,27 @@ type Patch struct {
 }
 
 // PatchKind is what a Patch does.
-type PatchKind int
+type PatchKind string
 
 // The kinds of patches.
 const (
 	// PatchFile makes a file of Content.
-	PatchFile PatchKind = iota + 1
+	PatchFile PatchKind = "file"
 	// PatchAppend adds Content to a file that exists; its mode and owner stay.
-	PatchAppend
+	PatchAppend PatchKind = "append"
 	// PatchCopyFile copies the host's file Source.
-	PatchCopyFile
+	PatchCopyFile PatchKind = "copy-file"
 	// PatchCopyDir copies the host's directory Source with all that is in it:
 	// files, directories and symbolic links, which are not followed. The modes
 	// are the source's, Mode is the top directory's.
-	PatchCopyDir
+	PatchCopyDir PatchKind = "copy-dir"
 	// PatchSymlink makes a symbolic link to Target.
-	PatchSymlink
+	PatchSymlink PatchKind = "symlink"
 	// PatchMkdir makes a directory and its parents. One that exists is fine.
-	PatchMkdir
+	PatchMkdir PatchKind = "mkdir"
 	// PatchRemove removes a file, or a directory with all that is in it. There
 	// being none is fine.
-	PatchRemove
+	PatchRemove PatchKind = "remove"
 )
 
 const patchModeBits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
@@ -90,7 +90,7 @@ func checkPatches(bad *ConfigError, patches []Patch) {
 		case PatchCopyDir:
 			checkSource(bad, field, p.Source, os.FileMode.IsDir, "a directory")
 		default:
-			bad.add(field, "unknown kind %d", p.Kind)
+			bad.add(field, "unknown kind %q", p.Kind)
 		}
 	}
 }
