@@ -335,6 +335,9 @@ func (c *Cmd) PID() int {
 	return c.exec.PID()
 }
 
+// ID names the started command in the sandbox's log (LogEntry.Exec).
+func (c *Cmd) ID() string { return c.id }
+
 // Signal sends a signal to the command's process group. SIGKILL reaches all its
 // descendants, whatever group they are in.
 func (c *Cmd) Signal(sig syscall.Signal) error {

@@ -118,6 +118,10 @@ type Config struct {
 	// Ephemeral sandboxes leave no state behind: at their end the directory is
 	// deleted.
 	Ephemeral bool `json:"ephemeral,omitempty"`
+	// CaptureOutput keeps what commands write to stdout and stderr, whoever else
+	// reads it, in the sandbox's log ([Sandbox.Logs]). Terminals are never
+	// recorded.
+	CaptureOutput bool `json:"capture_output,omitempty"`
 	// LogLevel is of the monitor's own log. Default LogInfo.
 	LogLevel LogLevel `json:"log_level,omitempty"`
 }

@@ -126,6 +126,7 @@ func boot(ctx context.Context, dir *state.Dir, files *monitor.Files, cfg Config,
 	}
 	spec.StopSignal = signal
 	spec.Hold = len(cfg.Patches) > 0
+	spec.Capture, spec.OutputFileBytes = cfg.CaptureOutput, testOutputFileBytes
 	spec.LogLevel = cfg.LogLevel
 	spec.BootTimeout = bootTimeout
 	spec.StopGrace = stopGrace

@@ -71,11 +71,14 @@ func (c *control) replyMetrics(conn net.Conn, hostOnly bool) {
 	if err == nil {
 		s, err = c.metrics(hostOnly)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errEnded):
+		// No answer: the sandbox does not run.
+	case err != nil:
 		answer(conn, err)
-		return
+	default:
+		reply(conn, Answer{Metrics: s})
 	}
-	reply(conn, Answer{Metrics: s})
 }
 
 // metrics measures. hostOnly leaves the guest alone.
@@ -118,6 +121,8 @@ func (c *control) askGuest() (*proto.MetricsResponse, error) {
 	switch {
 	case ctx.Err() != nil:
 		return nil, c.silent(ctx.Err())
+	case errors.Is(err, errEnded):
+		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("the guest's agent has no metrics: %s", shorten(err.Error()))
 	}
