@@ -33,6 +33,7 @@ type Sandbox struct {
 	// agent carries the calls that are not a command of their own: signals,
 	// terminal sizes. Made when first needed.
 	agent *ttrpc.Client
+	fs    *FS // made when first asked for
 }
 
 // life tells when a sandbox ended and how; a *monitor.Process for its creator, a
@@ -275,6 +276,14 @@ func (s *Sandbox) dialAgent(ctx context.Context) (net.Conn, error) {
 
 // agentClient is a connection for calls beside a command's own.
 func (s *Sandbox) agentClient(ctx context.Context) (proto.AgentClient, error) {
+	client, err := s.agentConn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return proto.NewAgentClient(client), nil
+}
+
+func (s *Sandbox) agentConn(ctx context.Context) (*ttrpc.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -292,7 +301,7 @@ func (s *Sandbox) agentClient(ctx context.Context) (proto.AgentClient, error) {
 			s.agent = nil
 		}))
 	}
-	return proto.NewAgentClient(s.agent), nil
+	return s.agent, nil
 }
 
 func (s *Sandbox) closeAgent() {

@@ -294,7 +294,7 @@ func (s *fileSession) next(h *fileHandle, length uint32, resp *proto.FileRespons
 		switch {
 		case err == unix.ENXIO: // a hole up to the end, or behind it
 			return endOf(h, resp)
-		case err != nil:
+		case err != nil || data < h.cursor: // a device has no offsets
 			data, h.extent = h.cursor, 1<<63-1
 		default:
 			if h.extent, err = unix.Seek(h.fd, data, unix.SEEK_HOLE); err != nil || h.extent <= data {
