@@ -9,7 +9,7 @@ TEST_PACKAGES = $(RIG_PACKAGES) gcc libc6-dev procps e2fsprogs qemu-utils \
 	erofs-utils umoci skopeo docker-registry mmdebstrap attr acl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test race fuzz bench lint kernel agent image upper testimages proto check clean
+.PHONY: help demo build test race fuzz bench lint kernel agent image upper testimages proto man check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ testimages: ## make the images that the end-to-end tests run
 proto: ## regenerate the agent's protocol
 	@scripts/deps.sh protobuf-compiler
 	guest/proto/generate.sh
+
+man: ## rewrite the manual pages in docs/man
+	SANDPIT_UPDATE_MAN=1 go test -count=1 -run '^TestHostManPagesAreCurrent$$' ./cmd/sandpit
 
 check: lint test race ## lint, test and race
 

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -29,7 +29,7 @@ func newCompletion() *cobra.Command {
 		ValidArgs: []string{"bash", "fish", "zsh"},
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || shells[args[0]] == nil {
-				return fmt.Errorf("want the name of a shell: bash, fish or zsh")
+				return errors.New("want the name of a shell: bash, fish or zsh")
 			}
 			return nil
 		},
@@ -221,7 +221,9 @@ func completeFilter(_ *cobra.Command, _ []string, word string) ([]cobra.Completi
 	if strings.HasPrefix(word, "status=") {
 		var out []cobra.Completion
 		for _, s := range statuses {
-			out = append(out, "status="+s)
+			if s = "status=" + s; strings.HasPrefix(s, word) {
+				out = append(out, s)
+			}
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	}

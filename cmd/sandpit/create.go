@@ -16,7 +16,7 @@ import (
 // imageHelp is the part about IMAGE of the commands that take one.
 const imageHelp = "IMAGE is a reference of a registry's image; or, beginning with /, ./ or ../, a\n" +
 	"directory or a disk image (.raw, .img, .qcow2). Without one the embedded default\n" +
-	"image is used. "
+	"image is used.\n"
 
 // configFlags are the flags that describe a sandbox.
 type configFlags struct {
@@ -36,27 +36,27 @@ type configFlags struct {
 
 func (f *configFlags) add(fl *pflag.FlagSet) {
 	f.memory = sandbox.DefaultMemory
-	fl.IntVar(&f.cfg.CPUs, "cpus", sandbox.DefaultCPUs, "number of virtual CPUs")
+	fl.IntVar(&f.cfg.CPUs, "cpus", sandbox.DefaultCPUs, "`number` of virtual CPUs")
 	fl.VarP(&f.memory, "memory", "m", "memory in MiB, or with a unit, such as 2g")
-	fl.StringArrayVarP(&f.cfg.Env, "env", "e", nil, "set a variable, NAME=VALUE, or pass on this process's, NAME; repeatable")
-	fl.StringVarP(&f.cfg.Workdir, "workdir", "w", "", "working directory (default: the image's)")
-	fl.StringVarP(&f.cfg.User, "user", "u", "", "user: name, uid, name:group or uid:gid (default: the image's)")
-	fl.StringVar(&f.cfg.Hostname, "hostname", "", "hostname of the guest (default: the name)")
-	fl.StringVar(&f.cfg.Shell, "shell", "", "shell of the guest, an absolute path (default /bin/sh)")
-	fl.StringVar(&f.entrypoint, "entrypoint", "", "put this before the command instead of the image's entrypoint; '' is none")
-	fl.StringVar(&f.cfg.StopSignal, "stop-signal", "", "signal that asks the guest's processes to end (default: the image's, or SIGTERM)")
-	fl.StringArrayVarP(&f.labels, "label", "l", nil, "label, KEY=VALUE, for you to find the sandbox by; repeatable")
-	fl.StringArrayVar(&f.scripts, "script", nil, "NAME=FILE: make the file of this host a command NAME of the guest; repeatable")
-	fl.StringArrayVar(&f.rlimits, "rlimit", nil, "limit the resources of each command, NAME=SOFT[:HARD], such as nofile=1024 (setrlimit(2)); repeatable")
+	fl.StringArrayVarP(&f.cfg.Env, "env", "e", nil, "set a variable, `NAME=VALUE`, or pass on this process's, NAME; repeatable")
+	fl.StringVarP(&f.cfg.Workdir, "workdir", "w", "", "working `directory` (default: the image's)")
+	fl.StringVarP(&f.cfg.User, "user", "u", "", "`user`: name, uid, name:group or uid:gid (default: the image's)")
+	fl.StringVar(&f.cfg.Hostname, "hostname", "", "`hostname` of the guest (default: the name)")
+	fl.StringVar(&f.cfg.Shell, "shell", "", "shell of the guest, an absolute `path` (default /bin/sh)")
+	fl.StringVar(&f.entrypoint, "entrypoint", "", "put this `program` before the command instead of the image's entrypoint; '' is none")
+	fl.StringVar(&f.cfg.StopSignal, "stop-signal", "", "`signal` that asks the guest's processes to end (default: the image's, or SIGTERM)")
+	fl.StringArrayVarP(&f.labels, "label", "l", nil, "label, `KEY=VALUE`, for you to find the sandbox by; repeatable")
+	fl.StringArrayVar(&f.scripts, "script", nil, "`NAME=FILE`: make the file of this host a command NAME of the guest; repeatable")
+	fl.StringArrayVar(&f.rlimits, "rlimit", nil, "limit the resources of each command, `NAME=SOFT[:HARD]`, such as nofile=1024 (setrlimit(2)); repeatable")
 	fl.Var(&f.idle, "idle-timeout", "stop the sandbox when nothing has run in it for so many seconds, or e.g. 15m (default: never)")
 	fl.Var(&f.max, "max-duration", "stop the sandbox after so many seconds, or e.g. 8h (default: never)")
 	fl.BoolVar(&f.cfg.Replace, "replace", false, "stop and delete the sandbox that has the name, if there is one")
 	fl.Var(&f.upper, "upper-size", "size in MiB, or with a unit, of the disk that takes the writes (default 4096)")
 	fl.BoolVar(&f.cfg.UpperTmpfs, "upper-tmpfs", false, "keep the writes in the guest's memory instead")
-	fl.StringVar(&f.pull, "pull", string(sandbox.PullIfMissing), "when to ask the registry for the image: always, if-missing or never")
+	fl.StringVar(&f.pull, "pull", string(sandbox.PullIfMissing), "when to ask the registry for the image, a `policy`: always, if-missing or never")
 	f.registry.add(fl)
 	fl.BoolVarP(&f.registry.quiet, "quiet", "q", false, "no progress of a pull")
-	fl.StringVar(&f.cfg.Kernel, "kernel", "", "boot this kernel instead of the bundled one")
+	fl.StringVar(&f.cfg.Kernel, "kernel", "", "boot the kernel in this `file` instead of the bundled one")
 	f.later.add(fl)
 }
 

@@ -78,6 +78,8 @@ func remedy(err error) string {
 		return fmt.Sprintf("'sandpit stop %s' ends it", name)
 	case errors.Is(err, sandbox.ErrNotRunning):
 		return fmt.Sprintf("'sandpit start %s' boots it, 'sandpit inspect %s' tells how it ended", name, name)
+	case e != nil && e.Sandbox != "" && (e.Op == "get" || e.Op == "config"):
+		return fmt.Sprintf("its files cannot be read; 'sandpit rm %s' deletes it", name)
 	case errors.Is(err, sandbox.ErrNoImage):
 		return "'sandpit image ls' lists the images that are in the cache"
 	}

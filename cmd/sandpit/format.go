@@ -20,13 +20,13 @@ type output struct {
 }
 
 func (o *output) add(fl *pflag.FlagSet) {
-	fl.StringVar(&o.format, "format", "table", "table, json, or a Go template (see 'sandpit help format')")
+	fl.StringVar(&o.format, "format", "table", "`format`: table, json, or a Go template (see 'sandpit help format')")
 }
 
 // addJSON is add for a command that prints JSON unless told otherwise.
 func (o *output) addJSON(fl *pflag.FlagSet) {
 	o.noTable = true
-	fl.StringVar(&o.format, "format", "json", "json, or a Go template (see 'sandpit help format')")
+	fl.StringVar(&o.format, "format", "json", "`format`: json, or a Go template (see 'sandpit help format')")
 }
 
 // check reads the flag; it comes before everything that takes time.

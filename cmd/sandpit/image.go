@@ -195,7 +195,7 @@ func newImageLoad() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "name the archive's only image so")
+	cmd.Flags().StringVar(&name, "name", "", "`name` of the archive's only image")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return cmd
 }
@@ -227,8 +227,8 @@ func newImageSave() *cobra.Command {
 			return sandbox.SaveImages(cmd.Context(), f, sandbox.ArchiveFormat(format), names...)
 		},
 	}
-	cmd.Flags().StringVarP(&file, "output", "o", "", "write to this file instead of standard output")
-	cmd.Flags().StringVar(&format, "format", string(sandbox.FormatDocker), "archive format: docker or oci")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "write to this `file` instead of standard output")
+	cmd.Flags().StringVar(&format, "format", string(sandbox.FormatDocker), "archive `format`: docker or oci")
 	return cmd
 }
 
@@ -261,11 +261,11 @@ func newImageImport() *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringArrayVarP(&o.Config.Env, "env", "e", nil, "a variable of the image, NAME=VALUE")
-	fl.StringVarP(&o.Config.WorkingDir, "workdir", "w", "", "its working directory")
-	fl.StringVarP(&o.Config.User, "user", "u", "", "its user")
-	fl.StringArrayVar(&o.Config.Entrypoint, "entrypoint", nil, "its entrypoint; repeat it for arguments")
-	fl.StringArrayVar(&o.Config.Cmd, "cmd", nil, "its command; repeat it for arguments")
+	fl.StringArrayVarP(&o.Config.Env, "env", "e", nil, "a variable of the image, `NAME=VALUE`; repeatable")
+	fl.StringVarP(&o.Config.WorkingDir, "workdir", "w", "", "its working `directory`")
+	fl.StringVarP(&o.Config.User, "user", "u", "", "its `user`")
+	fl.StringArrayVar(&o.Config.Entrypoint, "entrypoint", nil, "its entrypoint, a `word`; repeat it for arguments")
+	fl.StringArrayVar(&o.Config.Cmd, "cmd", nil, "its command, a `word`; repeat it for arguments")
 	fl.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -72,7 +73,7 @@ func isHostPath(source string) bool { return sandbox.IsLocalImage(source) }
 func parseVolume(text string) (sandbox.Mount, error) {
 	parts := strings.Split(text, ":")
 	if len(parts) < 2 || len(parts) > 3 {
-		return sandbox.Mount{}, fmt.Errorf("want SOURCE:TARGET[:OPTION,…]")
+		return sandbox.Mount{}, errors.New("want SOURCE:TARGET[:OPTION,…]")
 	}
 	m := sandbox.Mount{Kind: sandbox.MountVolume, Source: parts[0], Target: parts[1]}
 	if isHostPath(m.Source) {
@@ -138,19 +139,19 @@ func parsePort(text string) (sandbox.PortMapping, error) {
 	p.Proto = proto
 	i := strings.LastIndex(ports, ":")
 	if i < 0 {
-		return p, fmt.Errorf(want)
+		return p, errors.New(want)
 	}
 	host, guest := ports[:i], ports[i+1:]
 	if j := strings.LastIndex(host, ":"); j >= 0 {
 		p.Bind, host = strings.Trim(host[:j], "[]"), host[j+1:]
 		if _, err := netip.ParseAddr(p.Bind); err != nil {
-			return p, fmt.Errorf(want)
+			return p, errors.New(want)
 		}
 	}
 	h, hostErr := strconv.ParseUint(host, 10, 16)
 	g, guestErr := strconv.ParseUint(guest, 10, 16)
 	if hostErr != nil || guestErr != nil {
-		return p, fmt.Errorf(want)
+		return p, errors.New(want)
 	}
 	p.Host, p.Guest = uint16(h), uint16(g)
 	return p, nil

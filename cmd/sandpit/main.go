@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -24,6 +25,7 @@ const (
 	exitFailure       = 125 // sandpit itself failed
 	exitNotExecutable = 126
 	exitNotFound      = 127
+	exitInterrupted   = 130 // as a shell reports SIGINT
 )
 
 // exitStatus is an error that is only a status: everything was said already.
@@ -44,7 +46,12 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	return report(os.Stderr, newRoot().ExecuteContext(ctx))
+	err := newRoot().ExecuteContext(ctx)
+	status := report(os.Stderr, err)
+	if status == exitFailure && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
+	return status
 }
 
 // The groups of commands in the help.

@@ -39,7 +39,7 @@ func (f forEach) command() *cobra.Command {
 	cmd.Args = someNames
 	if f.pick != nil {
 		cmd.Args = cobra.ArbitraryArgs
-		cmd.Flags().StringArrayVar(&labels, "label", nil, "instead of names: those that have the label, KEY or KEY=VALUE; repeatable")
+		cmd.Flags().StringArrayVar(&labels, "label", nil, "instead of names: those that have the label, KEY or `KEY=VALUE`; repeatable")
 		cmd.Flags().BoolVarP(&all, "all", "a", false, "instead of names: all that this can be done to")
 	}
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {

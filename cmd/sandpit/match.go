@@ -23,8 +23,8 @@ type matchFlags struct {
 // add adds the flags; short is the one letter that --filter has too, if any.
 func (f *matchFlags) add(cmd *cobra.Command, short string) {
 	fl := cmd.Flags()
-	fl.StringArrayVarP(&f.filters, "filter", short, nil, "only those that match: name=PATTERN, status=STATUS, image=PATTERN, label=KEY[=VALUE] or until=AGE (at least so old); repeatable")
-	fl.StringArrayVar(&f.labels, "label", nil, "only those that have the label, KEY or KEY=VALUE; repeatable")
+	fl.StringArrayVarP(&f.filters, "filter", short, nil, "only those that match a `filter`: name=PATTERN, status=STATUS, image=PATTERN, label=KEY[=VALUE] or until=AGE (at least so old); repeatable")
+	fl.StringArrayVar(&f.labels, "label", nil, "only those that have the label, KEY or `KEY=VALUE`; repeatable")
 	_ = cmd.RegisterFlagCompletionFunc("filter", completeFilter)
 }
 

@@ -26,8 +26,8 @@ type limitFlags struct {
 }
 
 func (f *limitFlags) add(fl *pflag.FlagSet) {
-	fl.Int64Var(&f.maxFiles, "max-image-files", 0, "number of files an image may have (default 1000000)")
-	fl.Int64Var(&f.maxSize, "max-image-size", 0, "MiB an image may have when unpacked (default 65536)")
+	fl.Int64Var(&f.maxFiles, "max-image-files", 0, "`number` of files an image may have (default 1000000)")
+	fl.Int64Var(&f.maxSize, "max-image-size", 0, "`MiB` an image may have when unpacked (default 65536)")
 }
 
 func (f *limitFlags) limits() (sandbox.ImageLimits, error) {
@@ -38,10 +38,10 @@ func (f *limitFlags) limits() (sandbox.ImageLimits, error) {
 }
 
 func (f *registryFlags) add(fl *pflag.FlagSet) {
-	fl.StringVar(&f.creds, "creds", "", "credentials, USER:PASSWORD (default: Docker's configuration and its helpers)")
+	fl.StringVar(&f.creds, "creds", "", "credentials, `USER:PASSWORD` (default: Docker's configuration and its helpers)")
 	fl.BoolVar(&f.insecure, "insecure", false, "allow plain HTTP")
 	f.limits.add(fl)
-	fl.StringVar(&f.caFile, "ca-file", "", "trust the certification authorities of this PEM file too")
+	fl.StringVar(&f.caFile, "ca-file", "", "trust the certification authorities of this PEM `file` too")
 }
 
 func (f *registryFlags) auth() (*sandbox.RegistryAuth, error) {
@@ -108,8 +108,8 @@ func newPull() *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringVar(&policy, "pull", string(sandbox.PullAlways), "when to ask the registry: always, if-missing or never")
-	fl.StringVar(&platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] (default linux/amd64)")
+	fl.StringVar(&policy, "pull", string(sandbox.PullAlways), "when to ask the registry, a `policy`: always, if-missing or never")
+	fl.StringVar(&platform, "platform", "", "`OS/ARCHITECTURE[/VARIANT]` (default linux/amd64)")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
 	f.add(fl)
 	out.add(fl)
