@@ -63,7 +63,8 @@ type Agent struct {
 	setup          setupState
 	draining       bool
 	execs          map[string]*execution // by ID; without a PID while it starts
-	calls          int                   // Exec calls that have not returned
+	calls          int                   // Exec calls that have not returned, and kept commands
+	keptEnded      []*kept               // the last ones, the oldest first
 	work           int                   // see beginWork
 	lastActive     int64                 // when a command, or work, last ended; monotonic, ns
 	drained        chan struct{}         // closed when draining has nothing left to wait for
@@ -195,7 +196,7 @@ func (a *Agent) admit(x *execution) error {
 func (a *Agent) started(x *execution, pid int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	x.pid = pid
+	x.pid, x.since = pid, time.Now()
 }
 
 // ended frees the ID before the caller learns of the end: it may use the ID
@@ -208,7 +209,7 @@ func (a *Agent) ended(x *execution) {
 	}
 }
 
-// release notes that the call has returned.
+// release notes that the call has returned, or the kept command has ended.
 func (a *Agent) release(x *execution) {
 	a.ended(x)
 	a.mu.Lock()

@@ -123,7 +123,7 @@ func (a *Agent) Resize(_ context.Context, r *proto.ResizeRequest) (_ *proto.Empt
 	if x.master == nil {
 		return nil, status.Errorf(codes.FailedPrecondition, "exec %q has no terminal", r.GetId())
 	}
-	if err := resizeTerminal(x.master, r.GetRows(), r.GetCols()); err != nil {
+	if err := x.resize(r.GetRows(), r.GetCols()); err != nil {
 		return nil, status.Errorf(codes.NotFound, "resize %q: %v", r.GetId(), err)
 	}
 	return &proto.Empty{}, nil

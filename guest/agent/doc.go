@@ -10,7 +10,7 @@
 //     SIGKILL through the protocol, and the loss of the command's connection
 //     end everything in that cgroup, whatever its session and however it
 //     treats signals. Background processes of a command that ended by itself
-//     stay.
+//     stay. A command that is to be kept outlives its connection (kept.go).
 //   - A command's exit is reported after its output has reached its end, or
 //     half a second after the command ended if descendants keep its pipes
 //     open.
@@ -24,7 +24,8 @@
 //
 // # Owners
 //
-// The handler of an Exec call owns its command (exec.go); the reaper alone
+// The handler of an Exec call owns its command (exec.go), unless the command is
+// kept: then a goroutine of its own does (kept.go). The reaper alone
 // calls wait4 (reaper.go); ttrpc owns the connections, each behind a guard
 // that checks its frames (guard.go). Everything that is done once, by [Init],
 // runs on the main goroutine or in the Setup call.

@@ -23,11 +23,13 @@ const outputGrace = 500 * time.Millisecond
 type execution struct {
 	agent  *Agent
 	stream proto.Agent_ExecServer
-	ctx    context.Context // of the connection
+	ctx    context.Context // of the connection; of a kept command, nobody's
 	start  *proto.ExecStart
 	serial uint64 // unlike the ID, never used again
 	pid    int
-	cgroup *cgroup // nil without cgroup v2
+	since  time.Time // its start
+	cgroup *cgroup   // nil without cgroup v2
+	kept   *kept     // nil unless the command outlives its callers
 
 	stdin  *os.File // nil: /dev/null
 	stdout *output
@@ -47,9 +49,12 @@ func (a *Agent) Exec(ctx context.Context, stream proto.Agent_ExecServer) (err er
 	if err != nil {
 		return err
 	}
+	if r := first.GetAttach(); r != nil {
+		return a.attach(ctx, stream, r)
+	}
 	start := first.GetStart()
 	if start == nil {
-		return statusInvalid("the first message of an exec must be its start")
+		return statusInvalid("the first message of an exec must be its start, or an attach")
 	}
 	if err := validateStart(start); err != nil {
 		return sendFailure(stream, err)
@@ -58,6 +63,10 @@ func (a *Agent) Exec(ctx context.Context, stream proto.Agent_ExecServer) (err er
 		agent: a, stream: stream, ctx: ctx, start: start,
 		input: make(chan []byte, proto.Window),
 		done:  make(chan struct{}),
+	}
+	if start.GetKeep() {
+		x.stream, x.ctx = nil, context.Background()
+		return a.startKept(ctx, stream, x)
 	}
 	if err := a.admit(x); err != nil {
 		return sendFailure(stream, err)
@@ -77,6 +86,7 @@ func (a *Agent) Exec(ctx context.Context, stream proto.Agent_ExecServer) (err er
 	exit, err := x.supervise(end)
 	x.removeCgroup()
 	a.ended(x)
+	defer x.mainEnded(exit)
 	if err != nil {
 		return err
 	}
@@ -99,6 +109,9 @@ func (x *execution) launch() (<-chan exited, error) {
 		return nil, err
 	}
 	defer files.close()
+	if x.kept != nil {
+		x.kept.outputs()
+	}
 	if cg := x.agent.cgroups; cg != nil {
 		if x.cgroup, err = cg.create("exec-" + x.start.GetId() + "." + strconv.FormatUint(x.serial, 10)); err != nil {
 			x.closeFiles()
@@ -135,9 +148,11 @@ func (x *execution) supervise(end <-chan exited) (*proto.ExecExit, error) {
 		})
 	}
 	var writer sync.WaitGroup
-	writer.Go(x.writeStdin)
-	// It ends with the call's context, right after the handler returns.
-	go x.receive()
+	if x.kept == nil {
+		writer.Go(x.writeStdin)
+		// It ends with the call's context, right after the handler returns.
+		go x.receive()
+	}
 
 	var timeout <-chan time.Time
 	if d := x.start.GetTimeoutNs(); d > 0 {

@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -96,8 +98,37 @@ func pretendGuest(role string) error {
 		return err
 	}
 	handleSignals(a, slog.New(slog.DiscardHandler))
+	countGoroutines()
 	go func() { _ = a.Serve(l) }()
 	return a.Run(context.Background())
+}
+
+// countGoroutines tells the number of goroutines, after the number of the
+// question, in the process's name at every SIGHUP.
+func countGoroutines() {
+	ask := make(chan os.Signal, 1)
+	signal.Notify(ask, unix.SIGHUP)
+	go func() {
+		for n := 1; ; n++ {
+			<-ask
+			_ = os.WriteFile("/proc/self/comm", fmt.Appendf(nil, "%d:%d", n, runtime.NumGoroutine()), 0)
+		}
+	}()
+}
+
+// goroutines is how many the agent has.
+func (g *guest) goroutines() (count int) {
+	g.t.Helper()
+	g.asked++
+	require.NoError(g.t, g.cmd.Process.Signal(unix.SIGHUP))
+	require.Eventually(g.t, func() bool {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", g.cmd.Process.Pid))
+		require.NoError(g.t, err)
+		question := 0
+		_, err = fmt.Sscanf(string(comm), "%d:%d", &question, &count)
+		return err == nil && question == g.asked
+	}, 5*time.Second, time.Millisecond)
+	return count
 }
 
 // guest is a pretend guest, from outside.
@@ -107,6 +138,7 @@ type guest struct {
 	cmd    *exec.Cmd
 	done   chan struct{}
 	stderr bytes.Buffer
+	asked  int // by goroutines
 }
 
 // newGuest starts a pretend guest that has been set up. role is "cgroup" or

@@ -76,13 +76,27 @@ func (t *terminal) resize(rows, cols uint32) error {
 	return resizeTerminal(t.master, rows, cols)
 }
 
-func resizeTerminal(master *os.File, rows, cols uint32) error {
+// terminalSize fills in what is not given.
+func terminalSize(rows, cols uint32) (uint32, uint32) {
 	if rows == 0 {
 		rows = defaultRows
 	}
 	if cols == 0 {
 		cols = defaultCols
 	}
+	return rows, cols
+}
+
+// resize sets the size of the command's terminal.
+func (x *execution) resize(rows, cols uint32) error {
+	if x.kept != nil {
+		return x.kept.resize(rows, cols)
+	}
+	return resizeTerminal(x.master, rows, cols)
+}
+
+func resizeTerminal(master *os.File, rows, cols uint32) error {
+	rows, cols = terminalSize(rows, cols)
 	rc, err := master.SyscallConn()
 	if err != nil {
 		return err
@@ -95,4 +109,21 @@ func resizeTerminal(master *os.File, rows, cols uint32) error {
 		return err
 	}
 	return ioctlErr
+}
+
+func sizeOfTerminal(master *os.File) (rows, cols uint32, err error) {
+	rc, err := master.SyscallConn()
+	if err != nil {
+		return 0, 0, err
+	}
+	var size *unix.Winsize
+	var ioctlErr error
+	err = rc.Control(func(fd uintptr) { size, ioctlErr = unix.IoctlGetWinsize(int(fd), unix.TIOCGWINSZ) })
+	if err == nil {
+		err = ioctlErr
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return uint32(size.Row), uint32(size.Col), nil
 }

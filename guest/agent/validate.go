@@ -44,6 +44,9 @@ func validateStart(s *proto.ExecStart) error {
 	if s.GetRows() > proto.MaxTermCells || s.GetCols() > proto.MaxTermCells {
 		return bad("terminal of %d by %d: more than %d", s.GetRows(), s.GetCols(), proto.MaxTermCells)
 	}
+	if s.GetKeep() && s.GetStdin() && !s.GetTty() {
+		return bad("a kept command without a terminal has no stdin")
+	}
 	if s.GetTimeoutNs() < 0 {
 		return bad("negative timeout")
 	}

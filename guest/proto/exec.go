@@ -60,11 +60,29 @@ func (e *StartError) Unwrap() error {
 // agent then kills the command.
 var ErrLost = errors.New("connection to the guest lost")
 
+// How a caller's time with a kept command ends before the command does.
+var (
+	ErrDetached = errors.New("detached from the command, which goes on")
+	ErrTaken    = errors.New("another caller attached to the command, which goes on")
+)
+
 // StartExec starts a command over a fresh connection, which it owns from now
 // on, failing or not. Output goes to the writers (nil discards it) until Wait
 // returns. It returns a *StartError if the guest could not start the command.
-// The end of ctx closes the connection, which kills the command.
+// The end of ctx closes the connection, which kills the command unless it is
+// kept.
 func StartExec(ctx context.Context, conn net.Conn, start *ExecStart, stdout, stderr io.Writer) (*Exec, error) {
+	return newExec(ctx, conn, &ExecInput{Input: &ExecInput_Start{Start: start}}, stdout, stderr)
+}
+
+// AttachExec attaches to a kept command over a fresh connection, which it owns
+// from now on, failing or not. What the command's terminal showed last goes to
+// stdout first. The *StartError of a command that is not there is a NO_EXEC.
+func AttachExec(ctx context.Context, conn net.Conn, attach *AttachStart, stdout io.Writer) (*Exec, error) {
+	return newExec(ctx, conn, &ExecInput{Input: &ExecInput_Attach{Attach: attach}}, stdout, nil)
+}
+
+func newExec(ctx context.Context, conn net.Conn, first *ExecInput, stdout, stderr io.Writer) (*Exec, error) {
 	limited := newLimitedConn(conn)
 	e := &Exec{
 		conn:      limited,
@@ -78,7 +96,7 @@ func StartExec(ctx context.Context, conn net.Conn, start *ExecStart, stdout, std
 	for range Window {
 		e.stdinFree <- struct{}{}
 	}
-	if err := e.start(start); err != nil {
+	if err := e.start(first); err != nil {
 		e.stop()
 		limited.Close()
 		return nil, err
@@ -93,13 +111,13 @@ func StartExec(ctx context.Context, conn net.Conn, start *ExecStart, stdout, std
 	return e, nil
 }
 
-func (e *Exec) start(start *ExecStart) error {
+func (e *Exec) start(input *ExecInput) error {
 	stream, err := NewAgentClient(e.client).Exec(e.ctx)
 	if err != nil {
 		return e.lost(err)
 	}
 	e.stream = stream
-	if err := stream.Send(&ExecInput{Input: &ExecInput_Start{Start: start}}); err != nil {
+	if err := stream.Send(input); err != nil {
 		return e.lost(err)
 	}
 	first, err := stream.Recv()
@@ -165,6 +183,12 @@ func (e *Exec) receiveUntilExit() {
 			e.endStdin(syscall.Errno(m.StdinError.GetErrno()))
 		case *ExecOutput_Exit:
 			e.exit = m.Exit
+			return
+		case *ExecOutput_Detached:
+			e.fail = ErrDetached
+			if m.Detached.GetTaken() {
+				e.fail = ErrTaken
+			}
 			return
 		default:
 			err = fmt.Errorf("exec: unexpected message %T", m)
@@ -268,18 +292,36 @@ func (e *Exec) CloseStdin() error {
 }
 
 // Wait waits for the command's end and for its output to be written, and
-// closes the connection. The error is ErrLost, the context's, or, beside a
-// non-nil exit, the first error of a writer.
+// closes the connection. The error is ErrLost, ErrDetached, ErrTaken, the
+// context's, or, beside a non-nil exit, the first error of a writer.
 func (e *Exec) Wait() (*ExecExit, error) {
 	<-e.done
 	e.pumps.Wait()
 	e.stop()
 	e.conn.Close()
 	if e.exit == nil {
+		if errors.Is(e.fail, ErrDetached) {
+			// A writer that failed is why, if one did.
+			return nil, errors.Join(e.fail, e.out.failed)
+		}
 		return nil, e.fail
 	}
 	return e.exit, errors.Join(e.out.failed, e.err.failed)
 }
 
-// Close abandons the command: the agent kills it and its descendants.
+// Detach lets go of a kept command. Wait tells when that is done.
+func (e *Exec) Detach() error {
+	select {
+	case <-e.done:
+		return nil
+	default:
+	}
+	if err := e.stream.Send(&ExecInput{Input: &ExecInput_Detach{Detach: true}}); err != nil {
+		return e.lost(err)
+	}
+	return nil
+}
+
+// Close abandons the command: the agent kills it and its descendants, unless it
+// is kept.
 func (e *Exec) Close() error { return e.conn.Close() }
