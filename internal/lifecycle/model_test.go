@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -46,8 +47,8 @@ var reasonNames = [...]string{"", "stopped", "killed", "creator-ended", "crashed
 
 func (r reason) String() string { return reasonNames[r] }
 
-// end is what a sandbox that does not run is, or was.
-type end struct {
+// former is what a sandbox that does not run is, or was.
+type former struct {
 	phase  phase
 	reason reason
 	// half: it was never complete; its creator was killed.
@@ -74,16 +75,18 @@ type world struct {
 	// shot: while it starts, its monitor was killed.
 	shot bool
 	// back is what it was before it was started.
-	back end
-	// busy is the slot whose command runs in it until told to end, or nobody.
-	busy int8
+	back former
 	// held is the boot of the object that each worker holds, 0 for none; own
-	// says that it is its creator's, who has not detached.
-	held [slots]uint16
-	own  [slots]bool
+	// says that it is its creator's, who has not detached; command is the boot
+	// in which the worker has a command that runs until told to end.
+	held, command [slots]uint16
+	own           [slots]bool
 }
 
-func newWorld() world { return world{owner: nobody, busy: nobody} }
+func newWorld() world { return world{owner: nobody} }
+
+// busy: a command runs in it.
+func (w world) busy() bool { return slices.Contains(w.command[:], w.boot) }
 
 func (w world) String() string {
 	var b strings.Builder
@@ -109,7 +112,7 @@ func (w world) String() string {
 
 // ended is w after its machine ended in order.
 func (w world) ended() world {
-	w.owner, w.busy = nobody, nobody
+	w.owner = nobody
 	if w.phase = stopped; w.ephemeral {
 		w.phase = absent
 	}
@@ -119,7 +122,7 @@ func (w world) ended() world {
 // crash is w after its monitor ended without a word. Of an ephemeral sandbox
 // the directory is left for others to sweep.
 func (w world) crash() world {
-	w.phase, w.reason, w.owner, w.busy = crashed, byCrash, nobody, nobody
+	w.phase, w.reason, w.owner = crashed, byCrash, nobody
 	w.asked, w.shot = noReason, false
 	return w
 }
@@ -165,7 +168,7 @@ func (w world) settled() bool {
 	case starting, orphan, ending:
 		return false
 	case draining:
-		return w.busy != nobody
+		return w.busy()
 	}
 	return true
 }
@@ -176,7 +179,7 @@ func (w world) byItself() []world {
 	case ending:
 		return []world{w.ended()}
 	case draining:
-		if w.busy == nobody {
+		if !w.busy() {
 			return []world{w.toEnd(byDrain)}
 		}
 	case orphan:
@@ -217,10 +220,7 @@ func (w world) statuses() []string {
 	case draining:
 		return []string{"draining"}
 	case ending:
-		all := []string{"running", "stopped"}
-		if w.reason == byDrain || w.reason == byStop || w.reason == byKill {
-			all = append(all, "draining")
-		}
+		all := []string{"running", "draining", "stopped"}
 		if w.ephemeral {
 			all = append(all, "notfound")
 		}
