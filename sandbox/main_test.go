@@ -59,21 +59,21 @@ func forExamples() (stop func() error, err error) {
 		return nil, err
 	}
 	os.Setenv("SANDPIT_HOME", home)
-	stop = func() error { return os.RemoveAll(home) }
+	clean := func() error { return os.RemoveAll(home) }
 	if testing.Short() {
-		return stop, flag.Set("test.skip", vmExamples)
+		return clean, flag.Set("test.skip", vmExamples)
 	}
 	run, err := regexp.Compile(flag.Lookup("test.run").Value.String())
 	if err != nil || !run.MatchString("ExampleSandbox") && !strings.Contains(run.String(), "Example") || flag.Lookup("test.list").Value.String() != "" {
-		return stop, err
+		return clean, err
 	}
-	sb, err := sandbox.Create(context.Background(), "demo", sandbox.Config{Memory: 128})
+	sb, err := sandbox.Create(context.Background(), "demo", sandbox.Config{Memory: 128, CaptureOutput: true})
 	if err != nil {
-		return nil, errors.Join(err, stop())
+		return nil, errors.Join(err, clean())
 	}
 	return func() error {
 		_, err := sb.StopAndWait(context.Background())
-		return errors.Join(err, stop())
+		return errors.Join(err, clean())
 	}, nil
 }
 
