@@ -88,6 +88,9 @@ func exchange(conn net.Conn, call Call) (*Answer, error) {
 	if err := readLineMax(conn, &a, maxMessage); err != nil {
 		return nil, fmt.Errorf("%w (%w)", ErrGone, err)
 	}
+	if a.Error == errStarting.Error() {
+		return nil, errStarting
+	}
 	if a.Error != "" {
 		return nil, errors.New(a.Error)
 	}

@@ -209,7 +209,8 @@ func (c *control) wait(conn *net.UnixConn) {
 	<-gone
 }
 
-var errStarting = errors.New("the sandbox is still starting")
+// errStarting is an ErrGone too: nothing runs yet.
+var errStarting = fmt.Errorf("%w: it is still starting", ErrGone)
 
 // starting is an error until the agent is ready.
 func (c *control) starting() error {

@@ -127,6 +127,7 @@ func TestControl(t *testing.T) {
 
 	_, _, err := Dial(ctx, d, Call{Op: OpDial})
 	require.ErrorContains(t, err, "still starting")
+	require.ErrorIs(t, err, ErrGone)
 	_, _, err = Dial(ctx, d, Call{Op: "nonsense"})
 	require.ErrorContains(t, err, `unknown operation "nonsense"`)
 
