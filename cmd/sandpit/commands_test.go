@@ -108,6 +108,7 @@ func TestHostTypos(t *testing.T) {
 		"create --script a=/no x":     {"--script a", "/no"},
 		"create --script a=/ x":       {"not a regular file"},
 		"create --idle-timeout -1s x": {"-1s", "15m"},
+		"create --log-level loud x":   {"loud", "debug or trace"},
 		"create --rlimit files=1 x":   {"Rlimits", "files", "nofile"},
 	} {
 		r := h.run(t, strings.Fields(args)...)

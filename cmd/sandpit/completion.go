@@ -97,6 +97,7 @@ func completeFlags(cmd *cobra.Command) {
 		"user":        completeNothing,
 		"creds":       completeNothing,
 		"stop-signal": fixed("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"),
+		"log-level":   fixed("error", "warn", "info", "debug", "trace"),
 		"network":     fixed(string(sandbox.NetworkNone), string(sandbox.NetworkPublic), string(sandbox.NetworkAll)),
 	} {
 		if cmd.Flags().Lookup(flag) != nil {

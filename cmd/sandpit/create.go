@@ -31,6 +31,7 @@ type configFlags struct {
 	pull       string
 	entrypoint string
 	registry   registryFlags
+	logLevel   string
 	later      laterFlags
 }
 
@@ -50,6 +51,7 @@ func (f *configFlags) add(fl *pflag.FlagSet) {
 	fl.StringArrayVar(&f.rlimits, "rlimit", nil, "limit the resources of each command, `NAME=SOFT[:HARD]`, such as nofile=1024 (setrlimit(2)); repeatable")
 	fl.Var(&f.idle, "idle-timeout", "stop the sandbox when nothing has run in it for so many seconds, or e.g. 15m (default: never)")
 	fl.Var(&f.max, "max-duration", "stop the sandbox after so many seconds, or e.g. 8h (default: never)")
+	fl.BoolVar(&f.cfg.CaptureOutput, "capture", false, "keep what commands write, for 'sandpit logs'")
 	fl.BoolVar(&f.cfg.Replace, "replace", false, "stop and delete the sandbox that has the name, if there is one")
 	fl.Var(&f.upper, "upper-size", "size in MiB, or with a unit, of the disk that takes the writes (default 4096)")
 	fl.BoolVar(&f.cfg.UpperTmpfs, "upper-tmpfs", false, "keep the writes in the guest's memory instead")
@@ -57,7 +59,13 @@ func (f *configFlags) add(fl *pflag.FlagSet) {
 	f.registry.add(fl)
 	fl.BoolVarP(&f.registry.quiet, "quiet", "q", false, "no progress of a pull")
 	fl.StringVar(&f.cfg.Kernel, "kernel", "", "boot the kernel in this `file` instead of the bundled one")
+	fl.BoolVar(&f.cfg.CaptureOutput, "capture-output", false, "keep what commands write in the sandbox's log")
+	fl.StringVar(&f.logLevel, "log-level", "info", "how much the monitor logs, a `level`: error, warn, info, debug or trace")
 	f.later.add(fl)
+}
+
+var logLevels = map[string]sandbox.LogLevel{
+	"error": sandbox.LogError, "warn": sandbox.LogWarn, "info": sandbox.LogInfo, "debug": sandbox.LogDebug, "trace": sandbox.LogTrace,
 }
 
 // config is the configuration that the flags describe.
@@ -89,6 +97,11 @@ func (f *configFlags) config(fl *pflag.FlagSet, image string) (sandbox.Config, e
 	if cfg.Rlimits, err = parseRlimits(f.rlimits); err != nil {
 		return cfg, err
 	}
+	level, ok := logLevels[f.logLevel]
+	if !ok {
+		return cfg, fmt.Errorf("--log-level %q: want error, warn, info, debug or trace", f.logLevel)
+	}
+	cfg.LogLevel = level
 	if err := f.later.apply(&cfg); err != nil {
 		return cfg, err
 	}

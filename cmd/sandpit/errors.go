@@ -76,6 +76,8 @@ func remedy(err error) string {
 		return fmt.Sprintf("take another name, delete it with 'sandpit rm %s', or give --replace", name)
 	case errors.Is(err, sandbox.ErrRunning):
 		return fmt.Sprintf("'sandpit stop %s' ends it", name)
+	case errors.Is(err, sandbox.ErrDraining):
+		return fmt.Sprintf("when it has stopped ('sandpit wait %s'), 'sandpit start %s' boots it", name, name)
 	case errors.Is(err, sandbox.ErrNotRunning):
 		return fmt.Sprintf("'sandpit start %s' boots it, 'sandpit inspect %s' tells how it ended", name, name)
 	case e != nil && e.Sandbox != "" && (e.Op == "get" || e.Op == "config"):
