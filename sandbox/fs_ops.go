@@ -158,8 +158,8 @@ func (f *FS) Readlink(ctx context.Context, name string) (string, error) {
 
 // Copy copies a file or a tree within the guest, to exactly dst: contents with
 // their holes, permissions, times of modification, and symbolic links as links.
-// A directory that exists is added to; a file that exists is replaced once its
-// copy is complete. Anything but files, directories and links is an error.
+// A directory that exists is added to and keeps its attributes; a file that
+// exists is replaced once its copy is complete. Anything but files, directories and links is an error.
 // Of opt KeepOwner and KeepSetuid count.
 func (f *FS) Copy(ctx context.Context, src, dst string, opt CopyOptions) error {
 	err := f.once(ctx, &proto.FileRequest{

@@ -67,7 +67,9 @@ func openHandle(name string, r *proto.FileRequest, st *unix.Stat_t) (*fileHandle
 	if err != nil {
 		return nil, err
 	}
-	if err := statPath(name, st, r.GetNofollow()); err == nil && !openable(st) {
+	// These do not open what they should not.
+	safe := flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL || flags&unix.O_DIRECTORY != 0
+	if err := statPath(name, st, r.GetNofollow()); err == nil && !safe && !openable(st) {
 		return nil, unix.EOPNOTSUPP
 	}
 	var fd int

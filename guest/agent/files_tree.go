@@ -144,7 +144,9 @@ func (c *treeCopy) entry(src, dst string, st *unix.Stat_t, depth int) error {
 }
 
 func (c *treeCopy) dir(src, dst string, st *unix.Stat_t, depth int) error {
-	if err := unix.Mkdir(dst, 0o700); err != nil {
+	err := unix.Mkdir(dst, 0o700)
+	isNew := err == nil
+	if err != nil {
 		var old unix.Stat_t
 		if err != unix.EEXIST {
 			return &fs.PathError{Op: "mkdir", Path: dst, Err: err}
@@ -178,6 +180,9 @@ func (c *treeCopy) dir(src, dst string, st *unix.Stat_t, depth int) error {
 				return err
 			}
 		}
+	}
+	if !isNew {
+		return nil
 	}
 	if err := setPath(dst, false, c.attributes(st)); err != nil {
 		return &fs.PathError{Op: "chmod", Path: dst, Err: err}
