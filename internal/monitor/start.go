@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -149,8 +150,12 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 		gone:     make(chan struct{}),
 	}
 	go p.reap()
-	// Ours are closed now, so that the lock is the monitor's alone.
+	// Ours are closed now, so that the lock and the sockets are the monitor's
+	// alone, and end with it.
 	files.Close()
+	for _, c := range []io.Closer{theirs, control, listener, log} {
+		c.Close()
+	}
 	if err := p.await(ctx, &spec); err != nil {
 		p.Abort()
 		return nil, withLog(err, d)
