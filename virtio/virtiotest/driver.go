@@ -61,15 +61,34 @@ type Config struct {
 	Log       *slog.Logger
 }
 
+// Registers is a device's register window, as *virtio.MMIO is one.
+type Registers interface {
+	Read(off uint64, p []byte)
+	Write(off uint64, p []byte)
+}
+
+// Memory is a guest's RAM as its driver sees it, as *guestmem.Memory is. The
+// loads and stores of words are single accesses.
+type Memory interface {
+	ReadAt(p []byte, a guestmem.GPA) error
+	WriteAt(p []byte, a guestmem.GPA) error
+	LoadUint16(a guestmem.GPA) (uint16, error)
+	LoadUint32(a guestmem.GPA) (uint32, error)
+	StoreUint16(a guestmem.GPA, v uint16) error
+	StoreUint64(a guestmem.GPA, v uint64) error
+}
+
 // Driver is a guest's driver and the machine around it.
 type Driver struct {
 	TB   testing.TB
-	Mem  *guestmem.Memory
-	MMIO *virtio.MMIO
-	IRQ  *IRQ
+	Mem  *guestmem.Memory // nil if it was made by NewOver
+	MMIO *virtio.MMIO     // nil if it was made by NewOver
+	IRQ  *IRQ             // nil if it was made by NewOver
 
 	Features uint64 // as negotiated
 
+	regs  Registers
+	ram   Memory
 	cfg   Config
 	next  guestmem.GPA // bump allocator
 	limit guestmem.GPA
@@ -99,12 +118,13 @@ func New(tb testing.TB, dev virtio.Device, cfg Config) *Driver {
 	}
 	d := &Driver{
 		TB: tb, Mem: mem, IRQ: &IRQ{pulse: make(chan struct{}, 1)},
-		cfg: cfg, next: HighBase, limit: HighBase + guestmem.GPA(cfg.MemSize),
+		ram: mem, cfg: cfg, next: HighBase, limit: HighBase + guestmem.GPA(cfg.MemSize),
 	}
 	d.MMIO, err = virtio.NewMMIO(dev, mem, d.IRQ, cfg.Log)
 	if err != nil {
 		tb.Fatalf("virtiotest: %v", err)
 	}
+	d.regs = d.MMIO
 	tb.Cleanup(func() {
 		if err := d.MMIO.Close(); err != nil {
 			tb.Errorf("virtiotest: %v", err)
@@ -114,28 +134,42 @@ func New(tb testing.TB, dev virtio.Device, cfg Config) *Driver {
 	return d
 }
 
+// NewOver returns a driver for a device that is somewhere else, such as in a
+// virtual machine whose processor makes the accesses. What is allocated lies in
+// the cfg.MemSize bytes of RAM from HighBase; Memfd and Log are not used.
+func NewOver(tb testing.TB, regs Registers, ram Memory, cfg Config) *Driver {
+	tb.Helper()
+	if cfg.QueueSize == 0 {
+		cfg.QueueSize = 256
+	}
+	if cfg.MemSize == 0 {
+		cfg.MemSize = 8 << 20
+	}
+	return &Driver{TB: tb, regs: regs, ram: ram, cfg: cfg, next: HighBase, limit: HighBase + guestmem.GPA(cfg.MemSize)}
+}
+
 // Load reads n bytes at off of the register window in one access.
 func (d *Driver) Load(off uint64, n int) []byte {
 	p := make([]byte, n)
-	d.MMIO.Read(off, p)
+	d.regs.Read(off, p)
 	return p
 }
 
 // Load32 reads a register.
 func (d *Driver) Load32(off uint64) uint32 {
 	var p [4]byte
-	d.MMIO.Read(off, p[:])
+	d.regs.Read(off, p[:])
 	return binary.LittleEndian.Uint32(p[:])
 }
 
 // Store writes p at off of the register window in one access.
-func (d *Driver) Store(off uint64, p []byte) { d.MMIO.Write(off, p) }
+func (d *Driver) Store(off uint64, p []byte) { d.regs.Write(off, p) }
 
 // Store32 writes a register.
 func (d *Driver) Store32(off uint64, v uint32) {
 	var p [4]byte
 	binary.LittleEndian.PutUint32(p[:], v)
-	d.MMIO.Write(off, p[:])
+	d.regs.Write(off, p[:])
 }
 
 // Status reads the device status.
@@ -254,6 +288,12 @@ func (d *Driver) Alloc(n, align uint64) guestmem.GPA {
 		d.TB.Fatalf("virtiotest: no room for %d bytes", n)
 	}
 	d.next = a + guestmem.GPA(n)
+	if d.Mem == nil {
+		if err := d.ram.WriteAt(make([]byte, n), a); err != nil {
+			d.TB.Fatalf("virtiotest: %v", err)
+		}
+		return a
+	}
 	b, err := d.Mem.Bytes(a, n)
 	if err == nil {
 		clear(b)
@@ -264,7 +304,7 @@ func (d *Driver) Alloc(n, align uint64) guestmem.GPA {
 // Put allocates memory for p and copies it there.
 func (d *Driver) Put(p []byte) guestmem.GPA {
 	a := d.Alloc(uint64(len(p)), 16)
-	if err := d.Mem.WriteAt(p, a); err != nil && len(p) > 0 {
+	if err := d.ram.WriteAt(p, a); err != nil && len(p) > 0 {
 		d.TB.Fatalf("virtiotest: %v", err)
 	}
 	return a
@@ -276,7 +316,7 @@ func (d *Driver) Get(a guestmem.GPA, n int) []byte {
 	if n == 0 {
 		return p
 	}
-	if err := d.Mem.ReadAt(p, a); err != nil {
+	if err := d.ram.ReadAt(p, a); err != nil {
 		d.TB.Fatalf("virtiotest: %v", err)
 	}
 	return p

@@ -111,7 +111,7 @@ func (d *Driver) step(p *program) {
 		return
 	case opFill:
 		a, n := place(p.u16()), int(p.byte())
-		_ = d.Mem.WriteAt(p.bytes(n), a) // outside RAM nothing happens
+		_ = d.ram.WriteAt(p.bytes(n), a) // outside RAM nothing happens
 		return
 	case opSettle:
 		d.Settle()
@@ -183,7 +183,7 @@ func (d *Driver) room(n uint64) bool { return uint64(d.limit-d.next) >= n+64 }
 func (r *Ring) pollAny() {
 	if idx := r.DeviceUsedIdx(); idx != r.UsedIdx {
 		at := r.Used + 4 + 8*guestmem.GPA(r.UsedIdx%r.Size)
-		id, err := r.d.Mem.LoadUint32(at)
+		id, err := r.d.ram.LoadUint32(at)
 		r.must(err)
 		r.UsedIdx++
 		if id < uint32(r.Size) {

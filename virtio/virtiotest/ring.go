@@ -80,8 +80,8 @@ func (r *Ring) Ready() bool {
 func (r *Ring) SetDesc(i uint16, e Desc) {
 	b := e.bytes()
 	at := r.Desc + 16*guestmem.GPA(i)
-	r.must(r.d.Mem.StoreUint64(at, binary.LittleEndian.Uint64(b)))
-	r.must(r.d.Mem.StoreUint64(at+8, binary.LittleEndian.Uint64(b[8:])))
+	r.must(r.d.ram.StoreUint64(at, binary.LittleEndian.Uint64(b)))
+	r.must(r.d.ram.StoreUint64(at+8, binary.LittleEndian.Uint64(b[8:])))
 }
 
 // Table writes an indirect table and returns the descriptor for it.
@@ -95,41 +95,41 @@ func (r *Ring) Table(entries ...Desc) Desc {
 
 // Offer puts a head into the available ring and moves the index, without a kick.
 func (r *Ring) Offer(head uint16) {
-	r.must(r.d.Mem.StoreUint16(r.Avail+4+2*guestmem.GPA(r.AvailIdx%r.Size), head))
+	r.must(r.d.ram.StoreUint16(r.Avail+4+2*guestmem.GPA(r.AvailIdx%r.Size), head))
 	r.SetAvailIdx(r.AvailIdx + 1)
 }
 
 // SetAvailIdx sets the available index, whatever it says.
 func (r *Ring) SetAvailIdx(idx uint16) {
 	r.AvailIdx = idx
-	r.must(r.d.Mem.StoreUint16(r.Avail+2, idx))
+	r.must(r.d.ram.StoreUint16(r.Avail+2, idx))
 }
 
 // SetAvailFlags sets the flags of the available ring.
-func (r *Ring) SetAvailFlags(v uint16) { r.must(r.d.Mem.StoreUint16(r.Avail, v)) }
+func (r *Ring) SetAvailFlags(v uint16) { r.must(r.d.ram.StoreUint16(r.Avail, v)) }
 
 // SetUsedEvent says after which used entry the driver wants an interrupt.
 func (r *Ring) SetUsedEvent(idx uint16) {
-	r.must(r.d.Mem.StoreUint16(r.Avail+4+2*guestmem.GPA(r.Size), idx))
+	r.must(r.d.ram.StoreUint16(r.Avail+4+2*guestmem.GPA(r.Size), idx))
 }
 
 // UsedFlags reads the flags of the used ring.
 func (r *Ring) UsedFlags() uint16 {
-	v, err := r.d.Mem.LoadUint16(r.Used)
+	v, err := r.d.ram.LoadUint16(r.Used)
 	r.must(err)
 	return v
 }
 
 // AvailEvent reads after which available entry the device wants a kick.
 func (r *Ring) AvailEvent() uint16 {
-	v, err := r.d.Mem.LoadUint16(r.Used + 4 + 8*guestmem.GPA(r.Size))
+	v, err := r.d.ram.LoadUint16(r.Used + 4 + 8*guestmem.GPA(r.Size))
 	r.must(err)
 	return v
 }
 
 // DeviceUsedIdx reads the used index.
 func (r *Ring) DeviceUsedIdx() uint16 {
-	v, err := r.d.Mem.LoadUint16(r.Used + 2)
+	v, err := r.d.ram.LoadUint16(r.Used + 2)
 	r.must(err)
 	return v
 }
@@ -206,9 +206,9 @@ func (r *Ring) Poll() (head uint16, written uint32, ok bool) {
 		return 0, 0, false
 	}
 	at := r.Used + 4 + 8*guestmem.GPA(r.UsedIdx%r.Size)
-	id, err := r.d.Mem.LoadUint32(at)
+	id, err := r.d.ram.LoadUint32(at)
 	r.must(err)
-	written, err = r.d.Mem.LoadUint32(at + 4)
+	written, err = r.d.ram.LoadUint32(at + 4)
 	r.must(err)
 	r.UsedIdx++
 	if id >= uint32(r.Size) {
