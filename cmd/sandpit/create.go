@@ -59,7 +59,6 @@ func (f *configFlags) add(fl *pflag.FlagSet) {
 	f.registry.add(fl)
 	fl.BoolVarP(&f.registry.quiet, "quiet", "q", false, "no progress of a pull")
 	fl.StringVar(&f.cfg.Kernel, "kernel", "", "boot the kernel in this `file` instead of the bundled one")
-	fl.BoolVar(&f.cfg.CaptureOutput, "capture-output", false, "keep what commands write in the sandbox's log")
 	fl.StringVar(&f.logLevel, "log-level", "info", "how much the monitor logs, a `level`: error, warn, info, debug or trace")
 	f.later.add(fl)
 }
