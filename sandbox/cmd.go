@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"syscall"
@@ -47,6 +46,9 @@ type Cmd struct {
 	Timeout time.Duration
 	// Rlimits are resource limits (setrlimit(2)) of the command.
 	Rlimits []Rlimit
+	// Main makes the command the sandbox's main one: when it ends, by itself or
+	// killed, the sandbox shuts down, and ExitStatus.Code is the command's.
+	Main bool
 
 	sb  *Sandbox
 	ctx context.Context
@@ -113,13 +115,8 @@ func (c *Cmd) Start() error {
 	return nil
 }
 
-func (c *Cmd) start() error {
-	if len(c.Args) == 0 || c.Args[0] == "" {
-		return &ConfigError{[]FieldError{{"Args", "there is no command"}}}
-	}
-	if c.Timeout < 0 {
-		return &ConfigError{[]FieldError{{"Timeout", fmt.Sprintf("%v: want a positive time, or none", c.Timeout)}}}
-	}
+// request is the guest's share of the command.
+func (c *Cmd) request() *proto.ExecStart {
 	c.id = rand.Text()
 	start := &proto.ExecStart{
 		Id:        c.id,
@@ -129,13 +126,40 @@ func (c *Cmd) start() error {
 		User:      c.User,
 		Stdin:     c.Stdin != nil,
 		TimeoutNs: int64(c.Timeout),
+		Main:      c.Main,
+		Rlimits:   rlimitsProto(c.Rlimits),
 	}
 	if c.TTY != nil {
 		start.Tty, start.Rows, start.Cols = true, uint32(c.TTY.Rows), uint32(c.TTY.Cols)
 	}
-	for _, r := range c.Rlimits {
-		start.Rlimits = append(start.Rlimits, &proto.Rlimit{Name: r.Name, Soft: r.Soft, Hard: r.Hard})
+	return start
+}
+
+func rlimitsProto(limits []Rlimit) []*proto.Rlimit {
+	var out []*proto.Rlimit
+	for _, r := range limits {
+		out = append(out, &proto.Rlimit{Name: r.Name, Soft: r.Soft, Hard: r.Hard})
 	}
+	return out
+}
+
+// check reports what no guest could make of the command.
+func (c *Cmd) check() error {
+	var bad ConfigError
+	if len(c.Args) == 0 || c.Args[0] == "" {
+		bad.add("Args", "there is no command")
+	}
+	if c.Timeout < 0 {
+		bad.add("Timeout", "%v: want a positive time, or none", c.Timeout)
+	}
+	return bad.orNil()
+}
+
+func (c *Cmd) start() error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	start := c.request()
 	stdout, stderr := c.Stdout, c.Stderr
 	if stdout != nil && stderr != nil && sameWriter(stdout, stderr) {
 		w := &lockedWriter{w: stdout}
@@ -147,7 +171,7 @@ func (c *Cmd) start() error {
 	}
 	c.exec, err = proto.StartExec(c.ctx, conn, start, stdout, stderr)
 	if err != nil {
-		return c.startError(err)
+		return c.sb.startError(c.Args[0], err)
 	}
 	if c.Stdin != nil {
 		c.copied = make(chan struct{})
@@ -227,7 +251,7 @@ func (c *Cmd) Wait() error {
 	case exit == nil && c.ctx.Err() != nil:
 		return c.ctx.Err()
 	case exit == nil:
-		return &Error{c.sb.name, "exec", c.lost(err)}
+		return &Error{c.sb.name, "exec", c.sb.lost(err)}
 	}
 	if exitErr := newExitError(exit); exitErr != nil {
 		return exitErr
@@ -236,20 +260,6 @@ func (c *Cmd) Wait() error {
 		return &Error{c.sb.name, "exec", err}
 	}
 	return nil
-}
-
-// lost explains a connection that ended before its command: most often the
-// whole sandbox did.
-func (c *Cmd) lost(err error) error {
-	select {
-	case <-c.sb.life.Ended():
-	case <-time.After(time.Second):
-		return err
-	}
-	if final := c.sb.life.Final(); final != nil {
-		return fmt.Errorf("the sandbox ended first (%s: %s): %w", final.Reason, final.Detail, err)
-	}
-	return fmt.Errorf("the sandbox ended first: %w", err)
 }
 
 // Run is Start and Wait.

@@ -123,13 +123,13 @@ var startReasons = map[proto.StartFailure_Kind]StartReason{
 }
 
 // startError translates the failure of a start.
-func (c *Cmd) startError(err error) error {
+func (s *Sandbox) startError(command string, err error) error {
 	var guest *proto.StartError
 	if !errors.As(err, &guest) {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		return &Error{c.sb.name, "exec", c.lost(err)}
+		return &Error{s.name, "exec", s.lost(err)}
 	}
 	reason, ok := startReasons[guest.Failure.GetKind()]
 	if !ok {
@@ -137,8 +137,22 @@ func (c *Cmd) startError(err error) error {
 	}
 	return &StartError{
 		Reason:  reason,
-		Command: c.Args[0],
+		Command: command,
 		Message: guest.Failure.GetMessage(),
 		Errno:   syscall.Errno(guest.Failure.GetErrno()),
 	}
+}
+
+// lost explains a connection that ended before its command: most often the
+// whole sandbox did.
+func (s *Sandbox) lost(err error) error {
+	select {
+	case <-s.life.Ended():
+	case <-time.After(time.Second):
+		return err
+	}
+	if final := s.life.Final(); final != nil {
+		return fmt.Errorf("the sandbox ended first (%s: %s): %w", final.Reason, final.Detail, err)
+	}
+	return fmt.Errorf("the sandbox ended first: %w", err)
 }

@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 		select {}
 	}
 	flag.Parse()
+	if args := os.Getenv(attacherEnv); args != "" {
+		attacher(args)
+	}
 	stop, err := forExamples()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the examples' sandbox:", err)
