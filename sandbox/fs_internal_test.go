@@ -115,10 +115,13 @@ func TestFSErrors_InProcess(t *testing.T) {
 	long := strings.Repeat("n", 300)
 	deep := strings.Repeat("/deep", 1000)
 	for name, both := range map[string][2]func(p string) error{
-		"stat":     {func(p string) error { _, err := f.Stat(ctx, p); return err }, func(p string) error { _, err := os.Stat(p); return err }},
-		"lstat":    {func(p string) error { _, err := f.Lstat(ctx, p); return err }, func(p string) error { _, err := os.Lstat(p); return err }},
-		"open":     {func(p string) error { _, err := f.Open(ctx, p); return err }, func(p string) error { _, err := os.Open(p); return err }},
-		"create":   {func(p string) error { _, err := f.OpenFile(ctx, p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); return err }, func(p string) error { _, err := os.OpenFile(p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); return err }},
+		"stat":  {func(p string) error { _, err := f.Stat(ctx, p); return err }, func(p string) error { _, err := os.Stat(p); return err }},
+		"lstat": {func(p string) error { _, err := f.Lstat(ctx, p); return err }, func(p string) error { _, err := os.Lstat(p); return err }},
+		"open":  {func(p string) error { _, err := f.Open(ctx, p); return err }, func(p string) error { _, err := os.Open(p); return err }},
+		"create": {func(p string) error {
+			_, err := f.OpenFile(ctx, p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+			return err
+		}, func(p string) error { _, err := os.OpenFile(p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); return err }},
 		"read":     {func(p string) error { _, err := f.ReadFile(ctx, p); return err }, func(p string) error { _, err := os.ReadFile(p); return err }},
 		"write":    {func(p string) error { return f.WriteFile(ctx, p, nil, 0o600) }, func(p string) error { return os.WriteFile(p, nil, 0o600) }},
 		"readdir":  {func(p string) error { _, err := f.ReadDir(ctx, p); return err }, func(p string) error { _, err := os.ReadDir(p); return err }},

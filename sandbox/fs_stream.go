@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
@@ -174,12 +175,13 @@ func readExtents(s *proto.FileSession, handle uint32, from int64, each func(data
 		if len(resp.GetData()) == 0 {
 			return from, readError{errors.New("the guest sent nothing, and not the end of the file")}
 		}
+		if from > math.MaxInt64-proto.MaxChunk {
+			return from, readError{errors.New("the guest's file has no end")}
+		}
 		if err := each(resp.GetData(), from); err != nil {
 			return from, err
 		}
-		if from += int64(len(resp.GetData())); from < 0 {
-			return 0, readError{errors.New("the guest's file has no end")}
-		}
+		from += int64(len(resp.GetData()))
 	}
 }
 
