@@ -16,6 +16,9 @@
 //     open.
 //   - No buffer grows with what a command writes or does not read: streams
 //     stop when the receiver's credit is used up (see guest/proto).
+//   - What a command without a terminal writes is the host's too, if it asked
+//     for that: the command waits until the host has it, and the power stays on
+//     until the host has the last of it (capture.go).
 //   - Every child is reaped.
 //   - Only the host (vsock CID 2) is served.
 //

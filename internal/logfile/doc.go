@@ -11,7 +11,8 @@
 //	    log has to say about itself
 //	id  of the command that wrote it, if one did
 //	d   what was written: a line with its end, or a piece of one
-//	e   "base64" if d is in base64, because it is not UTF-8
+//	e   "base64" if d is in base64, because it is not UTF-8, or is mostly
+//	    control characters
 //
 //	{"t":"2026-05-04T10:11:12.131415161Z","s":"stdout","id":"AB12","d":"hello\n"}
 //
@@ -33,8 +34,9 @@ package logfile
 const (
 	// MaxPiece is how much of what was written goes into one line.
 	MaxPiece = 16 << 10
-	// MaxLine leaves room for JSON's escapes, six bytes for one.
-	MaxLine = 6*MaxPiece + 1024
+	// MaxLine leaves room for JSON's escapes: at most three bytes for one, on
+	// the whole.
+	MaxLine = 3*MaxPiece + 1024
 )
 
 // The sources of entries.

@@ -31,7 +31,7 @@ const encodingBase64 = "base64"
 // appendLine appends an entry's line to b.
 func appendLine(b *bytes.Buffer, e *Entry) error {
 	l := line{Time: e.Time.UTC(), Source: e.Source, Exec: e.Exec}
-	if utf8.Valid(e.Data) {
+	if isText(e.Data) {
 		l.Data = string(e.Data)
 	} else {
 		l.Data, l.Encoding = base64.StdEncoding.EncodeToString(e.Data), encodingBase64
@@ -39,6 +39,18 @@ func appendLine(b *bytes.Buffer, e *Entry) error {
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(&l)
+}
+
+// isText tells whether data is UTF-8 that JSON's escapes do not make much
+// longer: six bytes stand for one that is a control character. Colours pass.
+func isText(data []byte) bool {
+	controls := 0
+	for _, b := range data {
+		if b < ' ' && b != '\n' && b != '\t' && b != '\r' {
+			controls++
+		}
+	}
+	return controls <= 16+len(data)/4 && utf8.Valid(data)
 }
 
 // parseLine reads an entry from its line, without the line's end.

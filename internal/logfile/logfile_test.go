@@ -103,6 +103,7 @@ func TestPieces(t *testing.T) {
 		[]byte(strings.Repeat("é", MaxPiece)), []byte("x" + strings.Repeat("é", MaxPiece)),
 		bytes.Repeat([]byte{0}, 3*MaxPiece), bytes.Repeat([]byte{0x80}, 3*MaxPiece),
 		[]byte(strings.Repeat("\n", 10)), []byte(strings.Repeat("a", MaxPiece-1) + "\n"), []byte(strings.Repeat("a", MaxPiece) + "\n"),
+		[]byte(strings.Repeat("\x01\"\\\t", MaxPiece)), []byte(strings.Repeat("\x01\x02\"\\\t", MaxPiece)), []byte(strings.Repeat("\u2028", MaxPiece)), []byte("\x1b[31mred\x1b[0m\n"),
 		[]byte("🙂"), []byte("\xf0\x9f"), []byte("\x99\x82"),
 	} {
 		w.Append(Stdout, strings.Repeat("x", 64), p)

@@ -13,8 +13,8 @@
 //	      ◀─ Ended, lock released ── last state written
 //
 // Everything the monitor needs is opened by its creator and handed over as a
-// descriptor: it opens nothing by path but its own state file, and dials
-// nothing. That is what lets it be confined.
+// descriptor: it opens nothing by path but its own state file and logs, and
+// dials nothing. That is what lets it be confined.
 //
 // The socket over which it was told what to do stays open. When it closes the
 // creator is gone, and an attached sandbox is shut down; a detached one goes
@@ -24,6 +24,6 @@
 //
 // In the monitor: main (the life of the sandbox), one that runs the machine,
 // one that serves the control socket with one per client, one that reads the
-// creator's socket, and one per accepted agent connection, which is one. In
-// the creator: one that waits for the process.
+// creator's socket, one per accepted agent connection, which is one, and one
+// that reads captured output, if any is. In the creator: one that waits for the process.
 package monitor
