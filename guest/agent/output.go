@@ -110,6 +110,7 @@ func (o *output) run(ctx context.Context) {
 			o.captureRest(ctx)
 		case errors.Is(err, os.ErrDeadlineExceeded) && o.ended.Load():
 			o.forwardRest(ctx)
+			o.captureRest(ctx) // a pipe may be larger than a message
 		}
 		return
 	}
