@@ -81,6 +81,11 @@ var house = map[string]room{
 	"examples/hello":     {[]string{"sandbox"}, "the library in a few lines"},
 	"examples/image":     {[]string{"sandbox"}, "the same in an image"},
 	"examples/bootlinux": {[]string{"vmm"}, "the machine in a few more"},
+
+	"examples/tenbytes":    {[]string{"kvm", "kvm/guestmem"}, "the smallest guest, on /dev/kvm alone"},
+	"examples/serialhello": {[]string{"vmm"}, "a guest of a few bytes in a machine"},
+	"examples/owndevice":   {[]string{"vmm"}, "a device that is not in the box"},
+	"examples/shell":       {[]string{"vmm", "virtio", "kernel", "guest/defaultroot"}, "a machine with a disk and a console, up to the prompt"},
 }
 
 // unsafeRooms may use package unsafe, in files named so.
