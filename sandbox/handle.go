@@ -121,7 +121,7 @@ func (h *Handle) UpdatedAt() time.Time { return h.state.Updated }
 // Config is what the sandbox was created with, defaults filled in.
 func (h *Handle) Config() (Config, error) {
 	var r record
-	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
+	if err := h.dir.ReadConfig(&r); err != nil {
 		return Config{}, &Error{h.Name(), "config", err}
 	}
 	return r.Config, nil
@@ -132,7 +132,7 @@ func (h *Handle) ConfigJSON() ([]byte, error) {
 	var r struct {
 		Config json.RawMessage `json:"config"`
 	}
-	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
+	if err := h.dir.ReadConfig(&r); err != nil {
 		return nil, &Error{h.Name(), "config", err}
 	}
 	return r.Config, nil
@@ -142,7 +142,7 @@ func (h *Handle) ConfigJSON() ([]byte, error) {
 // with, "" if its root is something else.
 func (h *Handle) ImageDigest() (string, error) {
 	var r record
-	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
+	if err := h.dir.ReadConfig(&r); err != nil {
 		return "", &Error{h.Name(), "config", err}
 	}
 	return r.ImageDigest, nil
@@ -266,7 +266,10 @@ func (h *Handle) dialMonitor(ctx context.Context, call monitor.Call) (*monitor.A
 func (h *Handle) call(ctx context.Context, op string, call monitor.Call) error {
 	_, err := h.dialMonitor(ctx, call)
 	if errors.Is(err, ErrNotRunning) {
-		if locked, lockErr := h.dir.Locked(); lockErr == nil && !locked {
+		// A monitor's socket goes before its lock; an ephemeral sandbox goes
+		// with its monitor.
+		locked, lockErr := h.dir.Locked()
+		if errors.Is(lockErr, fs.ErrNotExist) || lockErr == nil && (!locked || h.isEnding()) {
 			return nil
 		}
 	}

@@ -185,7 +185,7 @@ func imagesOfSandboxes(home state.Home) ([]string, error) {
 		dir, err := home.Open(name)
 		var r record
 		if err == nil {
-			err = dir.ReadJSON(state.ConfigFile, &r)
+			err = dir.ReadConfig(&r)
 		}
 		switch {
 		case err != nil && errors.Is(err, ErrNotFound):

@@ -194,22 +194,33 @@ func (s *Sandbox) Wait(ctx context.Context) (ExitStatus, error) {
 	s.closeAgent()
 	final := s.life.Final()
 	if final == nil {
-		st, err := s.dir.Read()
-		switch {
-		case errors.Is(err, ErrNotFound) || s.cfg.Ephemeral:
-			if s.cfg.Ephemeral {
-				// Its monitor did not live to delete it.
-				if rmErr := s.dir.Remove(); rmErr != nil && !errors.Is(rmErr, ErrNotFound) {
-					return ExitStatus{}, &Error{s.name, "wait", rmErr}
-				}
-			}
-			st = state.State{Status: state.Crashed, Reason: monitor.ReasonCrashed, Detail: "the monitor ended without a word: killed, or out of memory"}
-		case err != nil:
+		var err error
+		if final, err = s.lastState(); err != nil {
 			return ExitStatus{}, &Error{s.name, "wait", err}
 		}
-		final = &st
 	}
 	return exitStatus(final), nil
+}
+
+// lastState is the last state of a sandbox whose monitor told none. The name may
+// be another's by now.
+func (s *Sandbox) lastState() (*state.State, error) {
+	if s.cfg.Ephemeral {
+		// Its monitor did not live to delete it.
+		if err := s.dir.RemoveEphemeral(); err != nil {
+			return nil, err
+		}
+	} else {
+		st, err := s.dir.Read()
+		if err == nil && (st.Status == Stopped || st.Status == Crashed) {
+			return &st, nil
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+	}
+	return &state.State{Status: Crashed, Reason: monitor.ReasonCrashed,
+		Detail: "the monitor ended without a word: killed, or out of memory"}, nil
 }
 
 func exitStatus(st *state.State) ExitStatus {
@@ -256,9 +267,24 @@ func (s *Sandbox) open() error {
 	return nil
 }
 
+// errEnded is of a Sandbox whose machine has ended. Its name may lead to
+// another's.
+var errEnded = fmt.Errorf("%w: it has ended", ErrNotRunning)
+
+// reachable is an error after Close, and after the sandbox's end.
+func (s *Sandbox) reachable() error {
+	if err := s.open(); err != nil {
+		return err
+	}
+	if s.hasEnded() {
+		return errEnded
+	}
+	return nil
+}
+
 // dialMonitor asks the monitor for something.
 func (s *Sandbox) dialMonitor(ctx context.Context, call monitor.Call) (*monitor.Answer, error) {
-	if err := s.open(); err != nil {
+	if err := s.reachable(); err != nil {
 		return nil, err
 	}
 	_, a, err := monitor.Dial(ctx, s.dir, call)
@@ -267,7 +293,7 @@ func (s *Sandbox) dialMonitor(ctx context.Context, call monitor.Call) (*monitor.
 
 // dialAgent makes a connection of its own to the agent.
 func (s *Sandbox) dialAgent(ctx context.Context) (net.Conn, error) {
-	if err := s.open(); err != nil {
+	if err := s.reachable(); err != nil {
 		return nil, err
 	}
 	conn, _, err := monitor.Dial(ctx, s.dir, monitor.Call{Op: monitor.OpDial})
@@ -288,6 +314,9 @@ func (s *Sandbox) agentConn(ctx context.Context) (*ttrpc.Client, error) {
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, errClosed
+	}
+	if s.hasEnded() {
+		return nil, errEnded
 	}
 	if s.agent == nil {
 		conn, _, err := monitor.Dial(ctx, s.dir, monitor.Call{Op: monitor.OpDial})

@@ -59,7 +59,7 @@ func (h *Handle) start(ctx context.Context, detached bool) (_ *Sandbox, err erro
 	// boot hands it to the monitor; before that, this releases it.
 	defer lock.Close()
 	var r record
-	if err := h.dir.ReadJSON(state.ConfigFile, &r); err != nil {
+	if err := h.dir.ReadConfig(&r); err != nil {
 		return fail(err)
 	}
 	created := h.state.Created

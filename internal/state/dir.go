@@ -179,6 +179,27 @@ func (d *Dir) Remove() error {
 	return d.RemoveLocked()
 }
 
+// RemoveEphemeral deletes the directory if it is an ephemeral sandbox's that
+// nobody holds any more; else it does nothing.
+func (d *Dir) RemoveEphemeral() error {
+	if _, err := os.Lstat(d.File(ephemeralFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := d.Lock()
+	switch {
+	case errors.Is(err, ErrLocked), errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	defer lock.Close()
+	// Meanwhile the name may have been taken by one that is to stay.
+	if _, err := os.Lstat(d.File(ephemeralFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return d.RemoveLocked()
+}
+
 // RemoveLocked deletes the directory for a caller who holds the lock.
 func (d *Dir) RemoveLocked() error {
 	gone, err := os.MkdirTemp(d.home.Sandboxes, gonePrefix)
@@ -232,6 +253,16 @@ func (d *Dir) WriteJSON(name string, v any) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// ReadConfig reads what the sandbox was created with. ErrNotFound if it has been
+// removed since Open.
+func (d *Dir) ReadConfig(v any) error {
+	err := d.ReadJSON(ConfigFile, v)
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.goneOr(err)
+	}
+	return err
 }
 
 // ReadJSON reads a file that WriteJSON wrote.

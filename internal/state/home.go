@@ -114,13 +114,8 @@ func (h Home) Sweep() error {
 			}
 			continue
 		}
-		if _, err := os.Lstat(filepath.Join(h.Sandboxes, name, ephemeralFile)); err != nil {
-			continue
-		}
 		if dir, err := h.Open(name); err == nil {
-			if err := dir.Remove(); err != nil && !errors.Is(err, ErrLocked) && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+			errs = append(errs, dir.RemoveEphemeral())
 		}
 	}
 	return errors.Join(errs...)

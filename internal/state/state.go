@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"time"
 )
 
@@ -33,18 +34,22 @@ type State struct {
 }
 
 // Read returns what became of the sandbox. A sandbox whose state says that it
-// lives while its lock is free has crashed.
+// lives while its lock is free has crashed. ErrNotFound if it has been removed
+// since Open.
 func (d *Dir) Read() (State, error) {
 	// The lock first: a monitor writes its last state before it lets go, so a
 	// free lock makes the state read after it final.
 	locked, err := d.Locked()
 	if err != nil {
-		return State{}, err
+		return State{}, d.goneOr(err)
 	}
 	var s State
 	err = d.ReadJSON(StateFile, &s)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if err := d.goneOr(nil); err != nil {
+			return State{}, err
+		}
 		s.Status = Starting
 	case err != nil:
 		return State{}, err
@@ -59,4 +64,12 @@ func (d *Dir) Read() (State, error) {
 		}
 	}
 	return s, nil
+}
+
+// goneOr is ErrNotFound if the directory is no longer there, and otherwise err.
+func (d *Dir) goneOr(err error) error {
+	if _, statErr := os.Lstat(d.Path); errors.Is(statErr, fs.ErrNotExist) {
+		return &Error{Op: "read", Path: d.Path, Err: ErrNotFound}
+	}
+	return err
 }

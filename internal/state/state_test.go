@@ -256,3 +256,20 @@ func FuzzReadState(f *testing.F) {
 		}
 	})
 }
+
+// What was removed since it was found is not found, rather than broken.
+func TestReadOfTheRemoved(t *testing.T) {
+	h := testHome(t)
+	d, lock, err := h.Create("box", config{}, true)
+	require.NoError(t, err)
+	require.NoError(t, d.RemoveEphemeral())
+	_, err = d.Read()
+	require.NoError(t, err, "it is held")
+	require.NoError(t, lock.Close())
+	require.NoError(t, d.RemoveEphemeral())
+	_, err = d.Read()
+	require.ErrorIs(t, err, ErrNotFound)
+	var c config
+	require.ErrorIs(t, d.ReadConfig(&c), ErrNotFound)
+	require.NoError(t, d.RemoveEphemeral())
+}
