@@ -149,12 +149,24 @@ func killMonitor(home, name string) (string, error) {
 		}
 	}
 	for range 3000 {
-		if len(monitors(home, name)) == 0 {
+		if !slices.ContainsFunc(pids, alive) {
 			return rKilled, nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	return "", fmt.Errorf("monitor %v of %s survives SIGKILL", pids, name)
+}
+
+// alive: some thread of the process may still hold its files. Its command line
+// goes earlier, with its memory.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && (len(threads) > 1 || !strings.HasPrefix(state, "Z"))
 }
 
 // children are the processes that this process started and has not reaped, and
