@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"time"
 
 	"github.com/containerd/ttrpc"
 
@@ -58,7 +57,7 @@ func (s *Sandbox) FS() *FS {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fs == nil {
-		s.fs = newFS(s.name, s.agentConn, s.dialAgent, s.explainLoss)
+		s.fs = newFS(s.name, s.agentConn, s.dialAgent, s.lost)
 	}
 	return s.fs
 }
@@ -213,20 +212,6 @@ func validOp(op string) bool {
 		}
 	}
 	return true
-}
-
-// explainLoss explains a connection that ended before its operation: most often
-// the whole sandbox did.
-func (s *Sandbox) explainLoss(err error) error {
-	select {
-	case <-s.life.Ended():
-	case <-time.After(time.Second):
-		return err
-	}
-	if final := s.life.Final(); final != nil {
-		return fmt.Errorf("the sandbox ended first (%s: %s): %w", final.Reason, final.Detail, err)
-	}
-	return fmt.Errorf("the sandbox ended first: %w", err)
 }
 
 // guestPath is a name as it goes over the wire.

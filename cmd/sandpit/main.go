@@ -93,7 +93,7 @@ func newRoot() *cobra.Command {
 	// A new command goes here, into its group.
 	add(groupSandboxes, newCreate(), newStart(), newRestart(), newStop(), newKill(), newRemove(), newPrune())
 	add(groupSandboxes, newList(), newPs(), newInspect(), newWait(), newDrain(), newTouch())
-	add(groupSandboxes, newLogs(), newMetrics())
+	add(groupSandboxes, newCopy(), newLogs(), newMetrics())
 	add(groupCommands, newRun())
 	add(groupCommands, newExec())
 	add(groupImages, newPull(), newImage())

@@ -244,8 +244,8 @@ func (h *fileHandle) write(p []byte, offset int64) (int, error) {
 		err := ignoringEINTR(func() (err error) {
 			if h.append {
 				n, err = unix.Write(h.fd, p[done:])
-			} else {
-				n, err = unix.Pwrite(h.fd, p[done:], offset+int64(done))
+			} else if n, err = unix.Pwrite(h.fd, p[done:], offset+int64(done)); err == unix.ESPIPE {
+				n, err = unix.Write(h.fd, p[done:]) // of the kernel's: it has no offsets
 			}
 			return err
 		})
@@ -279,7 +279,9 @@ func (s *fileSession) read(h *fileHandle, offset int64, length uint32, resp *pro
 
 func pread(fd int, buf []byte, offset int64) (n int, err error) {
 	err = ignoringEINTR(func() (err error) {
-		n, err = unix.Pread(fd, buf, offset)
+		if n, err = unix.Pread(fd, buf, offset); err == unix.ESPIPE {
+			n, err = unix.Read(fd, buf)
+		}
 		return err
 	})
 	return max(n, 0), err
