@@ -6,12 +6,16 @@
 // The parts are
 //
 //	pull    pulling and converting an image, against umoci, tar and mkfs.erofs
+//	ls      sandpit ls with many sandboxes, against ps
 //	boot    power-on, a boot's phases, a running sandbox, against QEMU
+//	exec    a command's round trip, against ssh in the same guest
+//	phases  from Create to the first output, and a stop, phase by phase
+//	many    what many sandboxes at once take from the host, beyond guest RAM
 //	images  sandpit run with a cached image against the embedded one
 //	read    reading the root file system in the guest, against QEMU's disk
 //	memory  what several sandboxes on one image take from the host
 //
-// The first needs no VM and runs here; the others run in bin/kvmrig, which is
+// The first two need no VM and run here; the others run in bin/kvmrig, which is
 // this machine where its KVM is good. Absolute times of an emulated machine say
 // nothing about a real one; ratios of runs that alternate do, and so do counts
 // of VM exits.
@@ -54,13 +58,20 @@ func main() {
 // The parts, in their order.
 const (
 	partPull   = "pull"
+	partList   = "ls"
 	partBoot   = "boot"
+	partExec   = "exec"
+	partPhases = "phases"
+	partMany   = "many"
 	partImages = "images"
 	partRead   = "read"
 	partMemory = "memory"
 )
 
-var allParts = []string{partPull, partBoot, partImages, partRead, partMemory}
+var allParts = []string{partPull, partList, partBoot, partExec, partPhases, partMany, partImages, partRead, partMemory}
+
+// needImage are the parts for which the test images are needed.
+var needImage = []string{partPull, partImages, partRead, partMemory}
 
 // options are the command line.
 type options struct {
@@ -72,9 +83,13 @@ type options struct {
 	testImages string
 	bigFiles   int
 	sandboxes  int
+	sshImage   string
+	execs      int
+	many       int
+	listed     int
 	variants   []variant
 	// What the part outside the rig tells the one inside.
-	home, image string
+	home, image, sshHome string
 }
 
 // variant is one more way to run a sandbox.
@@ -94,6 +109,11 @@ func run(args []string) error {
 	fs.StringVar(&o.testImages, "testimages", "bin/testimages", "what scripts/testimages.sh made")
 	fs.IntVar(&o.bigFiles, "big-files", 300_000, "pull: files of the large image, about 10 KB each; 0 leaves it out")
 	fs.IntVar(&o.sandboxes, "sandboxes", 8, "memory: how many at once")
+	fs.StringVar(&o.sshImage, "ssh-image", "bin/benchimages/ssh.oci.tar", "exec: an OCI archive with bash, dropbear and openssh")
+	fs.IntVar(&o.execs, "execs", 200, "exec: round trips of ours; ssh, which takes longer, gets fewer")
+	fs.IntVar(&o.many, "many", 32, "many: how many sandboxes at once")
+	fs.IntVar(&o.listed, "listed", 200, "ls: how many sandboxes there are")
+	fs.StringVar(&o.sshHome, "ssh-home", "", "in the rig: the home with the ssh image")
 	fs.StringVar(&o.home, "home", "", "in the rig: the home with the images")
 	fs.StringVar(&o.image, "image", "", "in the rig: the image")
 	fs.Func("variant", "read, memory, images: measure `NAME=FLAGS` of sandpit run too (repeatable)", func(s string) error {
@@ -118,8 +138,8 @@ func run(args []string) error {
 			return fmt.Errorf("no part is called %q: %s", p, strings.Join(allParts, ", "))
 		}
 	}
-	if o.runs < 1 || o.sandboxes < 1 {
-		return errors.New("nothing to measure: -runs and -sandboxes are at least 1")
+	if min(o.runs, o.sandboxes, o.execs, o.many, o.listed) < 1 {
+		return errors.New("nothing to measure: -runs, -sandboxes, -execs, -many and -listed are at least 1")
 	}
 	if os.Getenv("KVMRIG") == "" {
 		return outside(o, args)
@@ -154,17 +174,20 @@ func inside(o options) error {
 	}
 	fmt.Printf("KVM: %s; kernel %s; %d runs each, in turn; medians\n\n", os.Getenv("KVMRIG"), kernel.Version, o.runs)
 	for _, part := range []struct {
-		name, needs string
-		run         func(io.Writer) error
+		name string
+		run  func(io.Writer) error
 	}{
-		{partBoot, "", func(w io.Writer) error { return b.race(w, o.runs, o.gokvm) }},
-		{partBoot, "", func(w io.Writer) error { return b.phases(w, o.runs) }},
-		{partBoot, "", func(w io.Writer) error { return b.running(w, o.runs) }},
-		{partImages, o.image, b.images},
-		{partRead, o.image, b.read},
-		{partMemory, o.image, b.hostMemory},
+		{partBoot, func(w io.Writer) error { return b.race(w, o.runs, o.gokvm) }},
+		{partBoot, func(w io.Writer) error { return b.phases(w, o.runs) }},
+		{partBoot, func(w io.Writer) error { return b.running(w, o.runs) }},
+		{partExec, b.roundTrips},
+		{partPhases, b.lifetime},
+		{partMany, b.crowd},
+		{partImages, b.images},
+		{partRead, b.read},
+		{partMemory, b.hostMemory},
 	} {
-		if !o.has(part.name) || part.name != partBoot && part.needs == "" {
+		if !o.has(part.name) || slices.Contains(needImage, part.name) && o.image == "" {
 			continue
 		}
 		if err := part.run(os.Stdout); err != nil {
@@ -218,6 +241,12 @@ func timed(cmd *exec.Cmd, wantStatus ...int) (time.Duration, error) {
 		return 0, fmt.Errorf("%s: %v\n%s", cmd.Path, cmd.ProcessState, out)
 	}
 	return took, nil
+}
+
+// quantile is the value that a fraction q of the measured ones does not exceed.
+func quantile(v []time.Duration, q float64) time.Duration {
+	s := slices.Sorted(slices.Values(v))
+	return s[min(int(q*float64(len(s))), len(s)-1)]
 }
 
 func median[T int | int64 | time.Duration | float64 | uint64](v []T) T {

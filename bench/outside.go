@@ -19,18 +19,32 @@ func outside(o options, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if slices.ContainsFunc(o.parts, func(p string) bool { return p != partBoot }) {
+	args = slices.Clone(args)
+	left := slices.DeleteFunc(slices.Clone(o.parts), func(p string) bool { return p == partPull || p == partList })
+	if o.has(partList) {
+		if err := lists(os.Stdout, o, filepath.Join(dir, "listed")); err != nil {
+			return err
+		}
+	}
+	if o.has(partExec) {
+		home, err := sshHome(o, dir)
+		if err != nil {
+			return err
+		}
+		args = append(args, "-ssh-home", home)
+	}
+	needs := func(p string) bool { return slices.Contains(needImage, p) }
+	if slices.ContainsFunc(o.parts, needs) {
 		image, err := withImages(o, dir)
 		if err != nil {
 			return err
 		}
-		if image != "" {
-			args = append(slices.Clone(args), "-home", filepath.Join(dir, "home"), "-image", image)
-		} else if !o.has(partBoot) {
-			return nil
+		if image == "" {
+			left = slices.DeleteFunc(left, needs)
 		}
+		args = append(args, "-home", filepath.Join(dir, "home"), "-image", image)
 	}
-	if !slices.ContainsFunc(o.parts, func(p string) bool { return p != partPull }) {
+	if len(left) == 0 {
 		return nil
 	}
 	self, err := os.Executable()
@@ -73,6 +87,17 @@ func withImages(o options, dir string) (image string, err error) {
 		}
 	}
 	return image, nil
+}
+
+// sshHome is a home with the image that the round trips are measured in, or ""
+// if it was not made.
+func sshHome(o options, dir string) (string, error) {
+	if _, err := os.Stat(o.sshImage); err != nil {
+		fmt.Printf("skipped, all with ssh (%s): scripts/bench.sh makes the image (%v)\n\n", partExec, err)
+		return "", nil
+	}
+	home := filepath.Join(dir, "ssh-home")
+	return home, quietly(homeOf(home, exec.Command(o.sandpit, "image", "load", "--quiet", "--name", sshImageName, o.sshImage)))
 }
 
 // homeOf gives a command of sandpit a home, and no credentials of the user's.

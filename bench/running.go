@@ -26,7 +26,7 @@ func mapKeys[V any](m map[string]V) func(func(string) bool) {
 	}
 }
 
-// running measures a sandbox that is up: round trips, bulk, memory.
+// running measures a sandbox that is up: memory and bulk.
 func (b *bed) running(w io.Writer, runs int) error {
 	ctx := context.Background()
 	sb, err := sandbox.Create(ctx, "running", sandbox.Config{Ephemeral: true})
@@ -38,17 +38,6 @@ func (b *bed) running(w io.Writer, runs int) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	var trips []time.Duration
-	for range 20 * runs {
-		start := time.Now()
-		if err := sb.Command(ctx, "true").Run(); err != nil {
-			return err
-		}
-		trips = append(trips, time.Since(start))
-	}
-	slices.Sort(trips)
-	fmt.Fprintf(w, "exec round trip (true), %d runs: p50 %s, p99 %s\n", len(trips), ms(trips[len(trips)/2]), ms(trips[len(trips)*99/100]))
-
 	const size = 64 << 20
 	var in, out []float64
 	for range max(runs/2, 1) {
@@ -80,35 +69,51 @@ func (zeroes) Read(p []byte) (int, error) { return len(p), nil }
 // size.
 const guestRAM = "guest RAM"
 
-// guestRAMSize is the default sandbox's memory.
-const guestRAMSize = sandbox.DefaultMemory << 20
-
-// memory prints what the monitor's process has for itself, by kind of mapping
-// (proc(5), /proc/PID/smaps).
-func memory(w io.Writer) error {
-	pid, err := exec.Command("pgrep", "-f", "^sandpit-monitor running$").Output()
+// monitorPID finds a sandbox's monitor by what it is called.
+func monitorPID(name string) (string, error) {
+	pid, err := exec.Command("pgrep", "-f", "^sandpit-monitor "+name+"$").Output()
 	if err != nil {
-		return fmt.Errorf("the monitor is not found: %w", err)
+		return "", fmt.Errorf("the monitor of %s is not found: %w", name, err)
 	}
-	f, err := os.Open("/proc/" + strings.TrimSpace(string(pid)) + "/smaps")
+	return strings.TrimSpace(string(pid)), nil
+}
+
+// privateMemory is what a monitor's process has for itself, in KiB by kind of
+// mapping (proc(5), /proc/PID/smaps).
+func privateMemory(pid string, guestSize uint64) (map[string]int, error) {
+	f, err := os.Open("/proc/" + pid + "/smaps")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	kinds := map[string]int{}
 	var kind string
-	for s := bufio.NewScanner(f); s.Scan(); {
+	s := bufio.NewScanner(f)
+	for s.Scan() {
 		fields := strings.Fields(s.Text())
 		switch {
-		case strings.HasSuffix(fields[0], ":") && (fields[0] == "Private_Clean:" || fields[0] == "Private_Dirty:"):
+		case fields[0] == "Private_Clean:" || fields[0] == "Private_Dirty:":
 			kib, err := strconv.Atoi(fields[1])
 			if err != nil {
-				return err
+				return nil, err
 			}
 			kinds[kind] += kib
 		case strings.Contains(fields[0], "-") && !strings.HasSuffix(fields[0], ":"):
-			kind = mappingKind(fields)
+			kind = mappingKind(fields, guestSize)
 		}
+	}
+	return kinds, s.Err()
+}
+
+// memory prints what the monitor's process has for itself.
+func memory(w io.Writer) error {
+	pid, err := monitorPID("running")
+	if err != nil {
+		return err
+	}
+	kinds, err := privateMemory(pid, sandbox.DefaultMemory<<20)
+	if err != nil {
+		return err
 	}
 	var total int
 	for k, kib := range kinds {
@@ -127,10 +132,10 @@ func memory(w io.Writer) error {
 }
 
 // mappingKind is what a line of smaps that opens a mapping is counted as.
-func mappingKind(fields []string) string {
+func mappingKind(fields []string, guestSize uint64) string {
 	from, to, _ := strings.Cut(fields[0], "-")
 	start, _ := strconv.ParseUint(from, 16, 64)
-	if end, err := strconv.ParseUint(to, 16, 64); err == nil && end-start >= guestRAMSize {
+	if end, err := strconv.ParseUint(to, 16, 64); err == nil && end-start >= guestSize {
 		return guestRAM
 	}
 	if len(fields) < 6 {
