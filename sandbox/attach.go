@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -109,7 +110,7 @@ func (s *Sandbox) Attach(ctx context.Context, opts AttachOptions) (*Terminal, er
 		Cols:      uint32(opts.Size.Cols),
 	}
 	if start.Id == "" {
-		start.Id = rand.Text()
+		start.Id = strings.ToLower(rand.Text()[:12])
 	}
 	if len(start.Args) == 0 {
 		start.Args = []string{s.cfg.Shell}

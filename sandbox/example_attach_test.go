@@ -22,7 +22,7 @@ func ExampleAttachOptions() {
 	}
 	defer sb.Close()
 	term, err := sb.Attach(ctx, sandbox.AttachOptions{
-		Args:   []string{"sh", "-c", "stty -echo; read name; stty size; exit ${#name}"},
+		Args:   []string{"sh", "-c", "stty -echo -onlcr; read name; stty size; exit ${#name}"},
 		Size:   sandbox.TTYSize{Rows: 50, Cols: 132},
 		Stdin:  strings.NewReader("four\n"),
 		Stdout: os.Stdout,
@@ -56,7 +56,7 @@ func ExampleTerminal() {
 	fmt.Println(errors.Is(term.Wait(), sandbox.ErrDetached))
 
 	// Later, in another process perhaps:
-	term, err = sb.Reattach(ctx, "build", sandbox.AttachOptions{Stdout: os.Stdout})
+	term, err = sb.Reattach(ctx, "build", sandbox.AttachOptions{})
 	if err != nil {
 		fmt.Println(err)
 		return

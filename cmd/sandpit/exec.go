@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,12 +20,18 @@ type execFlags struct {
 	interactive bool
 	tty         bool
 	timeout     time.Duration
+	detachKeys  string
 }
 
 func (f *execFlags) add(fl *pflag.FlagSet) {
 	fl.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
 	fl.BoolVarP(&f.interactive, "interactive", "i", false, "pass standard input on even if it is a terminal")
 	fl.DurationVar(&f.timeout, "timeout", 0, "kill the command after this time (status 124)")
+	addDetachKeys(fl, &f.detachKeys)
+}
+
+func addDetachKeys(fl *pflag.FlagSet, keys *string) {
+	fl.StringVar(keys, "detach-keys", "", "`keys` that leave a terminal (-it) running (default ctrl-p,ctrl-q; none: there are none)")
 }
 
 func (f *execFlags) check() error {
@@ -33,42 +41,85 @@ func (f *execFlags) check() error {
 	return nil
 }
 
-// exec runs the command and turns its end into an error with a status.
-func (f *execFlags) exec(ctx context.Context, cmd *sandbox.Cmd) error {
+// exec runs the command and turns its end into an error with a status. left is
+// the ID of its terminal if that was left.
+func (f *execFlags) exec(ctx context.Context, sb *sandbox.Sandbox, cmd *sandbox.Cmd) (left string, err error) {
 	cmd.Timeout = f.timeout
+	if f.tty && f.interactive {
+		left, err = interact(ctx, f.detachKeys, func(ctx context.Context, opts sandbox.AttachOptions) (*sandbox.Terminal, error) {
+			return sb.Attach(ctx, onTerminal(cmd, opts))
+		})
+		return left, commandStatus(ctx, err)
+	}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if f.interactive || !isTerminal(os.Stdin) {
 		cmd.Stdin = os.Stdin
 	}
-	var err error
 	if f.tty {
 		err = runOnTerminal(cmd)
 	} else {
 		err = cmd.Run()
 	}
-	return commandStatus(ctx, err)
+	return "", commandStatus(ctx, err)
+}
+
+// execAndSay is exec in a sandbox that goes on.
+func (f *execFlags) execAndSay(ctx context.Context, sb *sandbox.Sandbox, cmd *sandbox.Cmd) error {
+	left, err := f.exec(ctx, sb, cmd)
+	if left != "" {
+		sayDetached(sb, left)
+	}
+	return err
+}
+
+// onTerminal completes the options with the command.
+func onTerminal(cmd *sandbox.Cmd, opts sandbox.AttachOptions) sandbox.AttachOptions {
+	opts.ID = strings.ToLower(rand.Text()[:8])
+	opts.Args, opts.Env, opts.Dir, opts.User = cmd.Args, terminalEnv(cmd.Env), cmd.Dir, cmd.User
+	opts.Rlimits, opts.Timeout, opts.Main = cmd.Rlimits, cmd.Timeout, cmd.Main
+	return opts
+}
+
+// surroundings are the flags of a command in a sandbox that runs already.
+type surroundings struct {
+	env  []string
+	dir  string
+	user string
+}
+
+func (s *surroundings) add(fl *pflag.FlagSet) {
+	fl.StringArrayVarP(&s.env, "env", "e", nil, "set a variable, NAME=VALUE, or pass on this process's, NAME")
+	fl.StringVarP(&s.dir, "workdir", "w", "", "working directory (default: the sandbox's)")
+	fl.StringVarP(&s.user, "user", "u", "", "user (default: the sandbox's)")
+}
+
+func (s *surroundings) apply(c *sandbox.Cmd) (err error) {
+	c.Env, err = passEnv(s.env)
+	if s.dir != "" {
+		c.Dir = s.dir
+	}
+	if s.user != "" {
+		c.User = s.user
+	}
+	return err
 }
 
 func newExec() *cobra.Command {
 	var (
-		f    execFlags
-		env  []string
-		dir  string
-		user string
+		f      execFlags
+		around surroundings
 	)
 	cmd := &cobra.Command{
 		Use:   "exec [flags] NAME [--] COMMAND [ARG…]",
 		Short: "Run a command in a running sandbox",
 		Long: "Exec runs one more command in a sandbox that runs. Standard input, output and\n" +
-			"error are the command's, and so is the exit status, as with 'sandpit run'.",
+			"error are the command's, and so is the exit status, as with 'sandpit run'.\n\n" +
+			"A command with -it goes on when its terminal is left, with Ctrl-P Ctrl-Q or\n" +
+			"because sandpit ended; 'sandpit attach' returns to it. Any other ends with sandpit.",
 		Example: "  sandpit exec -it build -- sh\n  sandpit exec -w /srv build make",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
-				return err
-			}
-			vars, err := passEnv(env)
-			if err != nil {
 				return err
 			}
 			sb, err := sandbox.Connect(cmd.Context(), args[0])
@@ -83,23 +134,17 @@ func newExec() *cobra.Command {
 				return errors.New("there is no command after the --")
 			}
 			c := sb.Command(cmd.Context(), line[0], line[1:]...)
-			c.Env = vars
-			if dir != "" {
-				c.Dir = dir
+			if err := around.apply(c); err != nil {
+				return err
 			}
-			if user != "" {
-				c.User = user
-			}
-			return f.exec(cmd.Context(), c)
+			return f.execAndSay(cmd.Context(), sb, c)
 		},
 	}
 	fl := cmd.Flags()
 	fl.SetInterspersed(false)
 	fl.SortFlags = false
 	f.add(fl)
-	fl.StringArrayVarP(&env, "env", "e", nil, "set a variable, NAME=VALUE, or pass on this process's, NAME")
-	fl.StringVarP(&dir, "workdir", "w", "", "working directory (default: the sandbox's)")
-	fl.StringVarP(&user, "user", "u", "", "user (default: the sandbox's)")
+	around.add(fl)
 	return cmd
 }
 
@@ -131,7 +176,7 @@ func commandStatus(ctx context.Context, err error) error {
 		}
 		return exitStatus(exitFailure)
 	case ctx.Err() != nil:
-		return exitStatus(130) // by a signal, as a shell reports SIGINT
+		return exitStatus(exitInterrupted)
 	}
 	return err
 }

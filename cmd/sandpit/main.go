@@ -95,7 +95,7 @@ func newRoot() *cobra.Command {
 	add(groupSandboxes, newList(), newPs(), newInspect(), newWait(), newDrain(), newTouch())
 	add(groupSandboxes, newCopy(), newLogs(), newMetrics())
 	add(groupCommands, newRun())
-	add(groupCommands, newExec())
+	add(groupCommands, newExec(), newShell(), newAttach())
 	add(groupImages, newPull(), newImage())
 	add(groupOther, newDoctor(), newVersion(), newCompletion())
 	root.AddCommand(helpTopics()...)
