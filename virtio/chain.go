@@ -16,7 +16,8 @@ const (
 	// and a few entries more.
 	maxDescriptors = 1024
 	// MaxChainBytes bounds the work that one chain can cause (T20): 4 MiB of
-	// data, and room for headers.
+	// data, and room for headers. It holds for every queue whose device does
+	// not set another (see Queue.LimitChains).
 	MaxChainBytes = 4<<20 + 4<<10
 )
 
@@ -102,7 +103,7 @@ func (c *Chain) load(q *Queue, head uint16) error {
 			}
 			break
 		}
-		if err := c.add(q.mem, d); err != nil {
+		if err := c.add(q, d); err != nil {
 			return err
 		}
 		if d.flags&descNext == 0 {
@@ -147,7 +148,7 @@ func (c *Chain) loadTable(q *Queue, d descriptor, before int) error {
 		if d.flags&descIndirect != 0 {
 			return ErrIndirect // T32
 		}
-		if err := c.add(q.mem, d); err != nil {
+		if err := c.add(q, d); err != nil {
 			return err
 		}
 		if d.flags&descNext == 0 {
@@ -160,19 +161,19 @@ func (c *Chain) loadTable(q *Queue, d descriptor, before int) error {
 	}
 }
 
-// add appends the buffer that d describes.
-func (c *Chain) add(mem *guestmem.Memory, d descriptor) error {
+// add appends the buffer that d describes. Called with q.mu held.
+func (c *Chain) add(q *Queue, d descriptor) error {
 	if d.flags&descWrite == 0 && len(c.writable.all) > 0 {
 		return ErrOrder // T21, virtio 1.2 §2.7.4.2
 	}
 	if d.len == 0 {
 		return nil // T18
 	}
-	b, err := mem.Bytes(d.addr, uint64(d.len)) // T19
+	b, err := q.mem.Bytes(d.addr, uint64(d.len)) // T19
 	if err != nil {
 		return ErrBuffer
 	}
-	if c.readable.n+c.writable.n+len(b) > MaxChainBytes {
+	if c.readable.n+c.writable.n+len(b) > q.maxBytes {
 		return ErrChainBytes // T20
 	}
 	if d.flags&descWrite == 0 {

@@ -10,5 +10,7 @@ func GuestConfigs() []string {
 		transportGuestConfigs[:],
 		[]string{blkGuestConfig, rngGuestConfig, consoleGuestConfig},
 		[]string{"CONFIG_VSOCKETS", "CONFIG_VIRTIO_VSOCKETS"},
+		balloonGuestConfigs[:],
+		pmemGuestConfigs[:],
 	)
 }

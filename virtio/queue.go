@@ -47,6 +47,8 @@ type Queue struct {
 	mem   *guestmem.Memory
 	limit int // descriptors in a chain
 
+	maxBytes int // in a chain; set before the queue is used
+
 	desc, avail, used guestmem.Window // their bounds never change (T6, T26)
 
 	kick    *kick
@@ -66,7 +68,7 @@ type Queue struct {
 // The rings may overlap each other and anything else in RAM: a driver that does
 // that confuses nobody but itself (T9).
 func NewQueue(mem *guestmem.Memory, s QueueState, signal func()) (*Queue, error) {
-	q := &Queue{mem: mem, state: s, signal: signal, done: make(chan struct{})}
+	q := &Queue{mem: mem, state: s, signal: signal, maxBytes: MaxChainBytes, done: make(chan struct{})}
 	if s.Size == 0 || s.Size&(s.Size-1) != 0 || s.Size > MaxQueueSize {
 		return nil, &Error{"new queue", fmt.Errorf("%d: %w", s.Size, ErrQueueSize)} // T7
 	}
@@ -92,6 +94,11 @@ func NewQueue(mem *guestmem.Memory, s QueueState, signal func()) (*Queue, error)
 	q.inFlight = make([]uint64, (int(s.Size)+63)/64)
 	return q, nil
 }
+
+// LimitChains sets how many bytes a chain may have, in place of MaxChainBytes.
+// It is for devices that do not look at what the chain points to, and is called
+// in Activate, before the queue has a worker.
+func (q *Queue) LimitChains(bytes int) { q.maxBytes = bytes }
 
 // Size is the number of descriptors.
 func (q *Queue) Size() int { return int(q.state.Size) } // never changes
