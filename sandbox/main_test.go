@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 
 // vmExamples need a VM; those that need no more than one that runs have "demo".
 const vmExamples = `^Example(_|$|Sandbox|Cmd|ExitError|StartError|StartReason|Rlimit|TTYSize|Handle|Status|Boot|Phase|ExitStatus|Patch$|` +
-	`FS|File|Metrics|AllMetrics|Log[ES]|LogOptions|AttachOptions|Terminal|ExecInfo)`
+	`FS|File|CopyOptions|Metrics|AllMetrics|Log[ES]|LogOptions|AttachOptions|Terminal|ExecInfo)`
 
 // forExamples gives the examples a home, and "demo" if any of them is going to
 // run that needs it. In short mode those do not run. Tests have homes of their
