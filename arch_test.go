@@ -64,6 +64,7 @@ var house = map[string]room{
 	"internal/assets":         {nil, "embedded files, decompressed once"},
 	"internal/assets/mkasset": {nil, "makes them; never linked into a program that runs"},
 	"internal/state":          {nil, "a sandbox on disk: directory, lock, atomic files"},
+	"internal/hostile":        {[]string{"boot", "kvm/guestmem", "virtio", "vmm"}, "a guest that attacks its machine; tests only"},
 	"internal/logfile":        {nil, "logs on disk: lines of JSON in files of bounded size"},
 	"internal/lifecycle":      {nil, "random lives of sandboxes against a model; tests only"},
 	"internal/monitor":        {[]string{"internal/logfile", "internal/state", "guest/proto", "kvm", "qcow2", "virtio", "vmm"}, "the process that holds one VM"},

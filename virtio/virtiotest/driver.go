@@ -57,6 +57,8 @@ type Config struct {
 	Without   uint64 // features not to accept
 	QueueSize uint16 // at most; a power of two
 	MemSize   uint64 // of the upper region
+	// MemBase is where a driver made by NewOver allocates; zero is HighBase.
+	MemBase guestmem.GPA
 	Memfd     bool   // memory from a memfd instead of the heap
 	Log       *slog.Logger
 }
@@ -90,6 +92,7 @@ type Driver struct {
 	regs  Registers
 	ram   Memory
 	cfg   Config
+	base  guestmem.GPA // of what next goes through
 	next  guestmem.GPA // bump allocator
 	limit guestmem.GPA
 	rings []*Ring
@@ -118,7 +121,7 @@ func New(tb testing.TB, dev virtio.Device, cfg Config) *Driver {
 	}
 	d := &Driver{
 		TB: tb, Mem: mem, IRQ: &IRQ{pulse: make(chan struct{}, 1)},
-		ram: mem, cfg: cfg, next: HighBase, limit: HighBase + guestmem.GPA(cfg.MemSize),
+		ram: mem, cfg: cfg, base: HighBase, next: HighBase, limit: HighBase + guestmem.GPA(cfg.MemSize),
 	}
 	d.MMIO, err = virtio.NewMMIO(dev, mem, d.IRQ, cfg.Log)
 	if err != nil {
@@ -136,7 +139,7 @@ func New(tb testing.TB, dev virtio.Device, cfg Config) *Driver {
 
 // NewOver returns a driver for a device that is somewhere else, such as in a
 // virtual machine whose processor makes the accesses. What is allocated lies in
-// the cfg.MemSize bytes of RAM from HighBase; Memfd and Log are not used.
+// the cfg.MemSize bytes of RAM from cfg.MemBase; Memfd and Log are not used.
 func NewOver(tb testing.TB, regs Registers, ram Memory, cfg Config) *Driver {
 	tb.Helper()
 	if cfg.QueueSize == 0 {
@@ -145,7 +148,13 @@ func NewOver(tb testing.TB, regs Registers, ram Memory, cfg Config) *Driver {
 	if cfg.MemSize == 0 {
 		cfg.MemSize = 8 << 20
 	}
-	return &Driver{TB: tb, regs: regs, ram: ram, cfg: cfg, next: HighBase, limit: HighBase + guestmem.GPA(cfg.MemSize)}
+	if cfg.MemBase == 0 {
+		cfg.MemBase = HighBase
+	}
+	return &Driver{
+		TB: tb, regs: regs, ram: ram, cfg: cfg,
+		base: cfg.MemBase, next: cfg.MemBase, limit: cfg.MemBase + guestmem.GPA(cfg.MemSize),
+	}
 }
 
 // Load reads n bytes at off of the register window in one access.
@@ -189,7 +198,7 @@ func (d *Driver) Offered() uint64 {
 // Reset resets the device and forgets the rings and everything allocated.
 func (d *Driver) Reset() {
 	d.Store32(Status, 0)
-	d.next, d.rings = HighBase, nil
+	d.next, d.rings = d.base, nil
 }
 
 // Negotiate resets the device and goes up to FEATURES_OK with the given features.
