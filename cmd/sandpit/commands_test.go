@@ -52,7 +52,7 @@ func TestHostHelp(t *testing.T) {
 	})
 	r := imageHome{t.TempDir()}.run(t)
 	require.Zero(t, r.status)
-	for _, want := range []string{"Sandboxes:\n  create ", "Commands in them:\n", "Images:\n", "Other:\n", "sandpit exit-status"} {
+	for _, want := range []string{"Sandboxes:\n  create ", "In them:\n", "Images:\n", "Other:\n", "sandpit exit-status"} {
 		require.Contains(t, r.stdout, want)
 	}
 	for _, args := range []string{"stop --help", "help stop", "help image rm", "help format", "--version"} {

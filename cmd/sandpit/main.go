@@ -80,7 +80,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddGroup(
 		&cobra.Group{ID: groupSandboxes, Title: "Sandboxes:"},
-		&cobra.Group{ID: groupCommands, Title: "Commands in them:"},
+		&cobra.Group{ID: groupCommands, Title: "In them:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},
 		&cobra.Group{ID: groupOther, Title: "Other:"},
 	)
@@ -93,9 +93,9 @@ func newRoot() *cobra.Command {
 	// A new command goes here, into its group.
 	add(groupSandboxes, newCreate(), newStart(), newRestart(), newStop(), newKill(), newRemove(), newPrune())
 	add(groupSandboxes, newList(), newPs(), newInspect(), newWait(), newDrain(), newTouch())
-	add(groupSandboxes, newCopy(), newLogs(), newMetrics())
+	add(groupSandboxes, newLogs(), newMetrics())
 	add(groupCommands, newRun())
-	add(groupCommands, newExec(), newShell(), newAttach())
+	add(groupCommands, newExec(), newShell(), newAttach(), newCopy())
 	add(groupImages, newPull(), newImage())
 	add(groupOther, newDoctor(), newVersion(), newCompletion())
 	root.AddCommand(helpTopics()...)
