@@ -32,7 +32,8 @@ type Metrics struct {
 	MemoryAvailableBytes uint64 `json:"memory_available_bytes"`
 	MemoryLimitBytes     uint64 `json:"memory_limit_bytes"`
 	// HostMemoryBytes is the host's memory that the sandbox has: guest memory
-	// that was ever touched, and its monitor. Files it shares with others (the
+	// that was touched and not given back since (what is free for two seconds
+	// or so is, in pieces of 2 MiB), and its monitor. Files it shares with others (the
 	// image's) count too.
 	HostMemoryBytes uint64 `json:"host_memory_bytes"`
 

@@ -40,6 +40,7 @@ func (m *monitor) start() (stage string, err error) {
 	devs := []vmm.VirtioDevice{
 		{Name: "vsock", Device: vsock},
 		{Name: "rng", Device: virtio.NewRNG(rand.Reader)},
+		{Name: "balloon", Device: virtio.NewBalloon(virtio.BalloonConfig{})},
 	}
 	var pmem []vmm.PMemFile
 	for _, d := range m.in.disks {
