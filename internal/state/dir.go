@@ -268,7 +268,8 @@ func (d *Dir) ReadConfig(v any) error {
 // ReadJSON reads a file that WriteJSON wrote.
 func (d *Dir) ReadJSON(name string, v any) error {
 	path := d.File(name)
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	// A FIFO in its place is not waited for.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return &Error{Op: "read", Path: path, Err: err}
 	}

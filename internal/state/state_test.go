@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func testHome(t *testing.T) Home {
@@ -174,6 +175,11 @@ func TestReadJSONRefusesWhatItCannotTrust(t *testing.T) {
 	require.NoError(t, os.Symlink("/etc/passwd", d.File(StateFile)))
 	_, err = d.Read()
 	require.Error(t, err, "a symlink is not followed")
+
+	require.NoError(t, os.Remove(d.File(StateFile)))
+	require.NoError(t, unix.Mkfifo(d.File(StateFile), 0o600))
+	_, err = d.Read()
+	require.Error(t, err, "nor a FIFO waited for")
 
 	require.NoError(t, os.Remove(d.File(StateFile)))
 	require.NoError(t, os.WriteFile(d.File(StateFile), make([]byte, MaxJSON+1), 0o600))
