@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		fmt.Println("ready")
 		select {}
 	}
+	if name := os.Getenv(detachedEnv); name != "" {
+		createDetached(name)
+	}
 	flag.Parse()
 	if args := os.Getenv(attacherEnv); args != "" {
 		attacher(args)
