@@ -20,7 +20,7 @@ type drainer struct {
 }
 
 // drain begins it. When it returns nil, nothing new is admitted any more. A
-// second call does nothing.
+// second call does nothing, nor does one that the machine's end overtakes.
 func (m *monitor) drain() error {
 	m.drainer.mu.Lock()
 	defer m.drainer.mu.Unlock()
@@ -33,9 +33,12 @@ func (m *monitor) drain() error {
 		_, err := m.link.agent.Drain(ctx, &proto.DrainRequest{})
 		return err
 	}); err != nil {
+		if m.link.endsWithin(time.Second) {
+			return nil
+		}
 		return fmt.Errorf("the agent does not drain: %w", err)
 	}
-	if err := m.declare(state.Draining); err != nil {
+	if err := m.declare(state.Draining); err != nil && !errors.Is(err, errEnded) {
 		return err
 	}
 	m.drainer.begun = true
@@ -78,6 +81,20 @@ func (l *link) call(ctx context.Context, f func() error) error {
 		return errEnded
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// endsWithin reports whether the machine has ended, or is about to: a guest that
+// goes down takes its connections with it first.
+func (l *link) endsWithin(d time.Duration) bool {
+	if l.runCtx.Err() != nil {
+		return true
+	}
+	select {
+	case <-l.machineEnded:
+		return true
+	case <-time.After(d):
+		return false
 	}
 }
 
