@@ -12,7 +12,7 @@
 //	out, err := sb.Command(ctx, "uname", "-sr").Output()
 //
 // [Create] returns a running [Sandbox] or leaves nothing behind. A [Cmd] is
-// used like one of os/exec. The root file system is an OCI image, a directory, a
+// used like one of os/exec, an [FS] and its [File] like package os. The root file system is an OCI image, a directory, a
 // disk image or the embedded default ([Config]); what the guest writes goes to a
 // disk of the sandbox's own, so a sandbox that has stopped can be started again
 // ([Start]).

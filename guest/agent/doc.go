@@ -20,6 +20,9 @@
 //     for that: the command waits until the host has it, and the power stays on
 //     until the host has the last of it (capture.go).
 //   - Every child is reaped.
+//   - No file operation waits for anything but a file system: what is neither
+//     file nor directory is not opened. What a session did not commit is
+//     removed when it ends.
 //   - Only the host (vsock CID 2) is served.
 //
 // A guest's root user can do to its own machine what root can, the agent
@@ -29,7 +32,8 @@
 //
 // The handler of an Exec call owns its command (exec.go), unless the command is
 // kept: then a goroutine of its own does (kept.go). The reaper alone
-// calls wait4 (reaper.go); ttrpc owns the connections, each behind a guard
+// calls wait4 (reaper.go); the handler of a Session call owns its open files
+// (files.go); ttrpc owns the connections, each behind a guard
 // that checks its frames (guard.go). Everything that is done once, by [Init],
 // runs on the main goroutine or in the Setup call.
 //

@@ -9,6 +9,9 @@
 // [Window] of them unacknowledged, and the receiver returns credit as it
 // consumes them. Nothing then grows without bound and a slow reader may be as
 // slow as it likes. [Exec] does this for callers.
+//
+// The Files service needs no credit: every request has its answer, and a
+// [FileSession] keeps only so many requests unanswered.
 package proto
 
 // Limits of the protocol. Both sides enforce them.
