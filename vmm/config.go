@@ -73,8 +73,10 @@ type Config struct {
 	// KVM is an open /dev/kvm; nil opens it. Close does not close a KVM that
 	// was passed in.
 	KVM *kvm.System
-	// Trace, when set, is called with every exit, before it is handled, on the
-	// vCPU's own goroutine: calls for different vCPUs run at the same time.
+	// Trace, when set, is called with everything that happens: each step of New,
+	// each exit once it was served, on the vCPU's own goroutine, and the virtio
+	// devices' activity, on theirs. Calls run at the same time, and what they
+	// take the guest waits for.
 	Trace func(Event)
 	// Log receives what the host should know about the guest's misbehaviour.
 	// nil discards it.

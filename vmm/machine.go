@@ -39,6 +39,7 @@ type Machine struct {
 	gate gate
 	halt haltWatch
 
+	birth     time.Time // when New was called
 	started   atomic.Bool
 	runDone   chan struct{} // closed when Run returned
 	startTime time.Time
@@ -59,6 +60,7 @@ func New(cfg Config) (_ *Machine, err error) {
 	}
 	m := &Machine{
 		cfg:     cfg,
+		birth:   time.Now(),
 		log:     cfg.Log,
 		pio:     devices.NewBus(),
 		mmio:    devices.NewBus(),
@@ -94,8 +96,8 @@ func New(cfg Config) (_ *Machine, err error) {
 		{"load", m.load},
 		{"events", m.connectEvents},
 	} {
-		if err := step.run(); err != nil {
-			return nil, &Error{Op: step.op, Err: err}
+		if err := m.step(step.op, step.run); err != nil {
+			return nil, err
 		}
 	}
 	return m, nil

@@ -3,8 +3,10 @@ package vmm_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"github.com/sandpit-vm/sandpit/kvm"
 	"github.com/sandpit-vm/sandpit/kvm/guestmem"
 	"github.com/sandpit-vm/sandpit/kvm/kvmtest"
+	"github.com/sandpit-vm/sandpit/virtio"
 	"github.com/sandpit-vm/sandpit/vmm"
 )
 
@@ -213,19 +216,62 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 func TestTraceSeesEveryExit(t *testing.T) {
-	var events []string
+	var steps, exits []string
 	m := newMachine(t, vmm.Config{
-		// mov al, 'A'; mov dx, 0x3f8; out dx, al; mov al, 0; mov dx, 0x500; out dx, al
-		Load: realMode(0xb0, 'A', 0xba, 0xf8, 0x03, 0xee, 0xb0, 0, 0xba, 0x00, 0x05, 0xee),
+		// mov dx, 0x3fd; in al, dx; mov al, 'A'; mov dx, 0x3f8; out dx, al;
+		// in al, 0x99; mov al, 0; mov dx, 0x500; out dx, al
+		Load: realMode(0xba, 0xfd, 0x03, 0xec, 0xb0, 'A', 0xba, 0xf8, 0x03, 0xee,
+			0xe4, 0x99, 0xb0, 0, 0xba, 0x00, 0x05, 0xee),
+		Virtio: []vmm.VirtioDevice{{Name: "ball", Device: virtio.NewBalloon(virtio.BalloonConfig{})}},
 		Trace: func(e vmm.Event) {
+			if e.Kind == vmm.EventStep {
+				steps = append(steps, e.Text)
+				return
+			}
+			require.Equal(t, vmm.EventExit, e.Kind)
 			require.Equal(t, kvm.ExitIO, e.Exit.Kind)
-			events = append(events, e.Device)
+			exits = append(exits, fmt.Sprintf("%s %s %v %x", e.Device, e.Register, e.Exit.Write, e.Exit.Data))
 		},
 	})
 	require.Equal(t, vmm.Shutdown{}, run(t, m))
-	require.Equal(t, []string{"serial", "exit"}, events)
-	require.Equal(t, map[kvm.ExitKind]uint64{kvm.ExitIO: 2}, m.Stats().Exits)
+	require.Equal(t, []string{
+		"serial LSR false 60", // what the guest got, for the exit was served
+		"serial THR true 41",
+		"  false ff",
+		"exit code true 00",
+	}, exits)
+	require.Equal(t, map[kvm.ExitKind]uint64{kvm.ExitIO: 4}, m.Stats().Exits)
+	story := strings.Join(steps, "\n")
+	for _, want := range []string{
+		"guest memory: 2048 KiB at 0x0\n", "KVM_CREATE_VM", "1 × KVM_SET_USER_MEMORY_REGION", "KVM_CREATE_IRQCHIP",
+		"serial at port 0x3f8", "ball at 0xd0000000, interrupt 5", "1 × KVM_CREATE_VCPU", "vCPU 0 will start at 0x1000",
+		"2 × KVM_IRQFD, 5 × KVM_IOEVENTFD",
+	} {
+		require.Contains(t, story, want)
+	}
+	require.NotContains(t, story, "persistent memory", "there is none")
 }
+
+// What is not watched costs nothing but a look whether it is.
+func TestExitsAllocateNothing(t *testing.T) {
+	const exits = 20_000
+	m := newMachine(t, vmm.Config{
+		// mov cx, exits; again: in al, 0x80; loop again; mov dx, 0x500; out dx, al
+		Load: realMode(0xb9, exits&0xff, exits>>8, 0xe4, 0x80, 0xe2, 0xfc, 0xba, 0x00, 0x05, 0xee),
+		PIO:  []vmm.Window{{Name: "nothing", Base: 0x80, Size: 1, Handler: nothing{}}},
+	})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	require.Equal(t, vmm.Shutdown{}, run(t, m))
+	runtime.ReadMemStats(&after)
+	require.EqualValues(t, exits+1, m.Stats().Exits[kvm.ExitIO])
+	require.Less(t, after.Mallocs-before.Mallocs, uint64(exits/20))
+}
+
+type nothing struct{}
+
+func (nothing) Read(_ uint64, p []byte) { clear(p) }
+func (nothing) Write(uint64, []byte)    {}
 
 func TestConfigReportsEverything(t *testing.T) {
 	_, err := vmm.New(vmm.Config{CPUs: 300, Memory: 4097, Virtio: make([]vmm.VirtioDevice, 1)})

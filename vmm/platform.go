@@ -102,6 +102,9 @@ func (m *Machine) addVirtio() error {
 			return fmt.Errorf("%s: %w", d.Name, err)
 		}
 		m.virtio = append(m.virtio, t)
+		if m.cfg.Trace != nil {
+			m.traceDevice(d.Name, t)
+		}
 		if err := m.mmio.Map(d.Name, base, boot.MMIODeviceSize, t); err != nil {
 			return err
 		}

@@ -60,17 +60,25 @@ func (v *vcpu) loop() {
 	v.clock.begin()
 	defer v.clock.end()
 	m := v.m
+	// One for all: it escapes to whoever traces, and a new one for each exit
+	// would be an allocation for each.
+	var (
+		exit kvm.Exit
+		err  error
+	)
 	for m.gate.pass() {
-		exit, err := v.vcpu.Run()
-		if err != nil {
+		if exit, err = v.vcpu.Run(); err != nil {
 			m.end(nil, &Error{Op: fmt.Sprintf("run vCPU %d", v.index), Err: err})
 			return
 		}
 		v.exits[min(exit.Kind, exitKinds-1)].Add(1)
-		if m.cfg.Trace != nil {
-			m.trace(v.index, &exit)
+		var reason Reason
+		if m.cfg.Trace == nil {
+			reason = v.handle(&exit)
+		} else {
+			reason = v.traced(&exit)
 		}
-		if reason := v.handle(&exit); reason != nil {
+		if reason != nil {
 			m.end(reason, nil)
 			return
 		}
