@@ -12,10 +12,10 @@
 //	out, err := sb.Command(ctx, "uname", "-sr").Output()
 //
 // [Create] returns a running [Sandbox] or leaves nothing behind. A [Cmd] is
-// used like one of os/exec, an [FS] and its [File] like package os. The root file system is an OCI image, a directory, a
-// disk image or the embedded default ([Config]); what the guest writes goes to a
-// disk of the sandbox's own, so a sandbox that has stopped can be started again
-// ([Start]).
+// used like one of os/exec, an [FS] and its [File] like package os. The root
+// file system is an OCI image, a directory, a disk image or the embedded default
+// ([Config]); what the guest writes goes to a disk of the sandbox's own, so a
+// sandbox that has stopped can be started again ([Start]).
 //
 // # Processes
 //
@@ -31,7 +31,8 @@
 // everything that is wrong at once. An [*Error] is the host's; it names the
 // sandbox and the step, and wraps the cause, with the guest console's last
 // lines if a boot failed ([*BootError]). What happens to a command in the
-// guest is an [*ExitError] or a [*StartError].
+// guest is an [*ExitError] or a [*StartError], to a file an [*fs.PathError] or an
+// [*os.LinkError].
 //
 // # Goroutines
 //
