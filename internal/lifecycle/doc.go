@@ -18,5 +18,6 @@
 //	SANDPIT_LIFECYCLE_SEED=n go test ./internal/lifecycle -run TestSequences
 //
 // though not the same timing: what depends on it may take some repetitions
-// (-count).
+// (-count). SANDPIT_LIFECYCLE_TRACE prints the steps of what passes too,
+// SANDPIT_LIFECYCLE_COUNT runs as many seeds, one after the other.
 package lifecycle

@@ -120,13 +120,10 @@ func (d *driver) sequence(t *testing.T, seed uint64) {
 	for _, n := range names {
 		d.truth[n] = worlds{newWorld(): {}}
 	}
-	began := time.Now()
 	defer func() {
-		if t.Failed() {
+		if t.Failed() || os.Getenv("SANDPIT_LIFECYCLE_TRACE") != "" {
 			t.Logf("again: SANDPIT_LIFECYCLE_SEED=%d go test ./internal/lifecycle -run TestSequences\n%s", seed, strings.Join(d.trace, "\n"))
-			return
 		}
-		t.Logf("%d observations in %v", len(d.trace), time.Since(began).Round(time.Millisecond))
 	}()
 	for i, ops := range makePlan(seed) {
 		d.note("step %d", i)

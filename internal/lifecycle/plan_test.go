@@ -3,14 +3,14 @@ package lifecycle
 import "math/rand/v2"
 
 // names are few, so that operations meet.
-var names = []string{"a", "b", "c"}
+var names = []string{"a", "b"}
 
 // plan is a sequence of steps. The operations of one step are begun together,
 // each at its time; a step ends when all have.
 type plan [][]op
 
 const (
-	planSteps = 26
+	planSteps = 36
 	// planBoots is how many boots a plan is meant to cost. They are most of
 	// the time that a sequence takes.
 	planBoots = 3
@@ -53,7 +53,7 @@ func makePlan(seed uint64) plan {
 	return steps
 }
 
-// name prefers the first ones.
+// name prefers the first one.
 func (p *planner) name() string {
 	return names[min(p.rng.IntN(len(names)), p.rng.IntN(len(names)))]
 }
