@@ -46,7 +46,14 @@ const maxAccess = 8
 // Bus is an address space, of ports or of memory, in which each device has a
 // window. Accesses take no lock: they read an immutable sorted list, which Map
 // replaces.
+//
+// A device that panics is off the bus from then on, as if it were not there: its
+// locks may be held for ever, so nobody asks it again. The others serve on.
 type Bus struct {
+	// OnPanic, which may be nil, is told of the device and of what it panicked
+	// with, on the vCPU's goroutine. It is set before the first access.
+	OnPanic func(name string, v any)
+
 	mu      sync.Mutex // serializes Map
 	windows atomic.Pointer[[]window]
 }
@@ -55,6 +62,7 @@ type window struct {
 	base, last uint64 // last is inclusive, so that a window may end the space
 	name       string
 	h          Handler
+	broken     *atomic.Bool // it panicked; shared by the copies that Map makes
 }
 
 // NewBus returns an empty bus.
@@ -78,17 +86,17 @@ func (b *Bus) Map(name string, base, size uint64, h Handler) error {
 	if i < len(old) && old[i].base <= last {
 		return &Error{op, fmt.Errorf("%w: %s at %#x to %#x", ErrOverlap, old[i].name, old[i].base, old[i].last)}
 	}
-	list := slices.Insert(slices.Clone(old), i, window{base, last, name, h})
+	list := slices.Insert(slices.Clone(old), i, window{base, last, name, h, new(atomic.Bool)})
 	b.windows.Store(&list)
 	return nil
 }
 
 // Read lets the device at addr fill p. If there is none, or if the access
 // reaches beyond its window, or if p is not 1 to 8 bytes long, all bits of p
-// are set, as on a bus where nobody answers, and Read reports false.
+// are set, as on a bus where nobody answers, and Read reports false. So it is
+// with a device that has panicked.
 func (b *Bus) Read(addr uint64, p []byte) bool {
-	if w := b.find(addr); w != nil && w.fits(addr, p) {
-		w.h.Read(addr-w.base, p)
+	if w := b.find(addr); w != nil && w.fits(addr, p) && b.read(w, addr, p) {
 		return true
 	}
 	for i := range p {
@@ -101,10 +109,34 @@ func (b *Bus) Read(addr uint64, p []byte) bool {
 // goes nowhere and Write reports false.
 func (b *Bus) Write(addr uint64, p []byte) bool {
 	if w := b.find(addr); w != nil && w.fits(addr, p) {
-		w.h.Write(addr-w.base, p)
-		return true
+		return b.write(w, addr, p)
 	}
 	return false
+}
+
+func (b *Bus) read(w *window, addr uint64, p []byte) (ok bool) {
+	defer b.caught(w, &ok)
+	w.h.Read(addr-w.base, p)
+	return true
+}
+
+func (b *Bus) write(w *window, addr uint64, p []byte) (ok bool) {
+	defer b.caught(w, &ok)
+	w.h.Write(addr-w.base, p)
+	return true
+}
+
+// caught is deferred around a device's method. A panic takes the device off the
+// bus.
+func (b *Bus) caught(w *window, ok *bool) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	*ok = false
+	if !w.broken.Swap(true) && b.OnPanic != nil {
+		b.OnPanic(w.name, v)
+	}
 }
 
 // Lookup returns the name of the device at addr and the offset in its window.
@@ -133,5 +165,5 @@ func (b *Bus) find(addr uint64) *window {
 }
 
 func (w *window) fits(addr uint64, p []byte) bool {
-	return len(p) >= 1 && len(p) <= maxAccess && uint64(len(p)-1) <= w.last-addr
+	return len(p) >= 1 && len(p) <= maxAccess && uint64(len(p)-1) <= w.last-addr && !w.broken.Load()
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -152,3 +153,66 @@ func BenchmarkBus(b *testing.B) {
 		bus.Read(0x5010, p)
 	}
 }
+
+// faulty panics with a lock held, as a device with a bug would.
+type faulty struct{ mu sync.Mutex }
+
+func (f *faulty) Read(uint64, []byte)  { f.mu.Lock(); panic("injected") }
+func (f *faulty) Write(uint64, []byte) { f.mu.Lock(); panic("injected") }
+
+// A panic in any device on a bus ends that device; the others serve on.
+func TestBus_T45_Panics(t *testing.T) {
+	for _, write := range []bool{false, true} {
+		b := NewBus()
+		var told []string
+		b.OnPanic = func(name string, v any) { told = append(told, name+": "+v.(string)) }
+		require.NoError(t, b.Map("faulty", 0x100, 8, &faulty{}))
+		require.NoError(t, b.Map("exit", 0x108, 1, NewExit(func(uint8) {})))
+		p := []byte{1}
+		for range 3 { // the second time its lock would be held for ever
+			if write {
+				require.False(t, b.Write(0x100, p))
+			} else {
+				require.False(t, b.Read(0x100, p))
+				require.Equal(t, []byte{0xff}, p)
+			}
+			require.True(t, b.Read(0x108, p))
+		}
+		require.NoError(t, b.Map("late", 0x200, 1, NewExit(func(uint8) {}))) // copies the windows
+		require.False(t, b.Read(0x100, p))
+		require.True(t, b.Read(0x200, p))
+		require.Equal(t, []string{"faulty: injected"}, told)
+	}
+}
+
+// Each device of the platform, with a panic in what it calls: the host's writer,
+// interrupt, clock, reset line and exit.
+func TestBus_T45_EachDevicePanics(t *testing.T) {
+	boom := func() { panic("injected") }
+	for name, h := range map[string]Handler{
+		"serial": NewSerial(panicWriter{}, new(edges)),
+		"rtc":    NewRTC(func() time.Time { boom(); return time.Time{} }),
+		"i8042":  NewI8042(boom),
+		"exit":   NewExit(func(uint8) { boom() }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := NewBus()
+			panics := 0
+			b.OnPanic = func(string, any) { panics++ }
+			require.NoError(t, b.Map(name, 0x100, 5, h))
+			require.NoError(t, b.Map("other", 0x110, 1, NewExit(func(uint8) {})))
+			for off := range uint64(5) {
+				for _, v := range []byte{0, 0xfe, 'x'} {
+					b.Write(0x100+off, []byte{v})
+					b.Read(0x100+off, make([]byte, 1))
+				}
+			}
+			require.Equal(t, 1, panics)
+			require.True(t, b.Read(0x110, make([]byte, 1)))
+		})
+	}
+}
+
+type panicWriter struct{}
+
+func (panicWriter) Write([]byte) (int, error) { panic("injected") }

@@ -39,6 +39,8 @@ type ConsoleOptions struct {
 // than the rate allows, the guest waits; if the guest does not read, in is not
 // read. Neither a stuck in nor a stuck out delays a reset or Close.
 //
+// An in that fails or panics has ended. An out that does loses what it was given.
+//
 // Output is passed on as it is, escape sequences included: whoever shows it on a
 // terminal answers for that.
 type Console struct {
@@ -250,7 +252,7 @@ func (c *Console) readHost() {
 	}
 	p := make([]byte, 4096)
 	for {
-		n, err := c.in.Read(p)
+		n, err := guardIO(c.in.Read, p)
 		for rest := p[:n]; len(rest) > 0; {
 			k, ok := c.fromHost.write(rest, c.done)
 			if !ok {
@@ -283,8 +285,17 @@ func (c *Console) writeHost() {
 		if c.out == nil {
 			continue
 		}
-		if _, err := c.out.Write(p[:n]); err != nil {
+		if _, err := guardIO(c.out.Write, p[:n]); err != nil {
 			c.outErrors.Add(1)
 		}
 	}
+}
+
+// guardIO is one read or write of the host's, whose panic is an error: the
+// goroutine is ours, and nobody else would catch it (T45).
+func guardIO(f func([]byte) (int, error), p []byte) (n int, err error) {
+	if gerr := Guard(func() error { n, err = f(p); return nil }); gerr != nil {
+		return 0, gerr
+	}
+	return n, err
 }

@@ -172,6 +172,33 @@ func TestConsole_T82_OutputRate(t *testing.T) {
 	require.Greater(t, time.Since(start), 300*time.Millisecond)
 }
 
+// The host's reader and writer panic in goroutines of the console's: the guest
+// does not notice, and neither does the monitor.
+func TestConsole_T45_HostPanics(t *testing.T) {
+	var n atomic.Int32
+	out := writerFunc(func(p []byte) (int, error) {
+		if n.Add(1) == 1 {
+			panic("injected")
+		}
+		return len(p), nil
+	})
+	c := virtio.NewConsole(readerFunc(func([]byte) (int, error) { panic("injected") }), out, virtio.ConsoleOptions{})
+	d := vt.New(t, c, vt.Config{})
+	d.Start()
+	for i := range int32(3) {
+		d.Ring(tx).Do([]byte("text"), 0)
+		wait(t, func() bool { return n.Load() > i })
+	}
+	require.False(t, d.NeedsReset())
+	require.NoError(t, d.MMIO.Close())
+	require.NoError(t, c.Close())
+	<-c.Drained()
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 func TestConsole_Resize(t *testing.T) {
 	c := virtio.NewConsole(nil, nil, virtio.ConsoleOptions{Cols: 80, Rows: 24})
 	defer c.Close()

@@ -135,7 +135,13 @@ func (t *MMIO) closeKicks() error {
 // Read serves a load of len(p) bytes at off in the window.
 func (t *MMIO) Read(off uint64, p []byte) {
 	clear(p)
+	t.load(off, p)
+	t.traceAccess(EventRead, off, p)
+}
+
+func (t *MMIO) load(off uint64, p []byte) {
 	t.mu.Lock()
+	defer t.mu.Unlock() // a panic must not keep the lock: Close takes it
 	switch {
 	case t.closed || off >= WindowSize:
 	case off >= regConfig:
@@ -144,8 +150,6 @@ func (t *MMIO) Read(off uint64, p []byte) {
 	case len(p) == 4 && off%4 == 0: // §4.2.2.2; anything else reads zero (T1)
 		binary.LittleEndian.PutUint32(p, t.readRegister(off))
 	}
-	t.mu.Unlock()
-	t.traceAccess(EventRead, off, p)
 }
 
 // readRegister is called with t.mu held.
@@ -191,8 +195,16 @@ func (t *MMIO) readRegister(off uint64) uint32 {
 // Write serves a store of len(p) bytes at off in the window.
 func (t *MMIO) Write(off uint64, p []byte) {
 	t.traceAccess(EventWrite, off, p)
+	if before, after := t.store(off, p); after != before {
+		t.emit(Event{Kind: EventStatus, Value: uint64(after)})
+	}
+}
+
+// store returns the status before and after.
+func (t *MMIO) store(off uint64, p []byte) (before, after uint32) {
 	t.mu.Lock()
-	before := t.status()
+	defer t.mu.Unlock() // a panic must not keep the lock: Close takes it
+	before = t.status()
 	switch {
 	case t.closed || off >= WindowSize:
 	case off >= regConfig:
@@ -202,11 +214,7 @@ func (t *MMIO) Write(off uint64, p []byte) {
 	case len(p) == 4 && off%4 == 0: // T1
 		t.writeRegister(off, binary.LittleEndian.Uint32(p))
 	}
-	after := t.status()
-	t.mu.Unlock()
-	if after != before {
-		t.emit(Event{Kind: EventStatus, Value: uint64(after)})
-	}
+	return before, t.status()
 }
 
 // writeRegister is called with t.mu held.

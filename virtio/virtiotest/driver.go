@@ -59,8 +59,8 @@ type Config struct {
 	MemSize   uint64 // of the upper region
 	// MemBase is where a driver made by NewOver allocates; zero is HighBase.
 	MemBase guestmem.GPA
-	Memfd     bool   // memory from a memfd instead of the heap
-	Log       *slog.Logger
+	Memfd   bool // memory from a memfd instead of the heap
+	Log     *slog.Logger
 }
 
 // Registers is a device's register window, as *virtio.MMIO is one.
