@@ -92,10 +92,10 @@ func ExampleCopyOptions() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	_ = os.WriteFile(filepath.Join(dir, "input"), []byte("6 * 7\n"), 0o644)
+	_ = os.WriteFile(filepath.Join(dir, "input"), []byte("forty-two\n"), 0o644)
 	files := sb.FS()
 	fmt.Println(files.CopyFromHost(ctx, dir, "/tmp/job", sandbox.CopyOptions{}))
-	fmt.Println(sb.Shell(ctx, "cd /tmp/job && mkdir out && echo $(($(cat input))) >out/result").Run())
+	fmt.Println(sb.Shell(ctx, "cd /tmp/job && mkdir out && tr a-z A-Z <input >out/result").Run())
 	fmt.Println(files.CopyToHost(ctx, "/tmp/job/out", filepath.Join(dir, "out"), sandbox.CopyOptions{MaxEntries: 1000, MaxBytes: 1 << 20}))
 	result, err := os.ReadFile(filepath.Join(dir, "out", "result"))
 	fmt.Printf("%s%v\n", result, err)
@@ -103,6 +103,6 @@ func ExampleCopyOptions() {
 	// <nil>
 	// <nil>
 	// <nil>
-	// 42
+	// FORTY-TWO
 	// <nil>
 }

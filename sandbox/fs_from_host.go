@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,10 +57,29 @@ func (f *FS) CopyFromHost(ctx context.Context, src, dst string, opt CopyOptions)
 	default:
 		err = opt.special(src)
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.settle(0)
 	}
-	return c.settle(0)
+	if err != nil {
+		c.abandon()
+	}
+	return err
+}
+
+// abandonTime bounds the wait for the guest to have removed a part of a file.
+const abandonTime = 2 * time.Second
+
+// abandon has the guest remove the part of a file that was being copied. It
+// would do so by itself when the session ends, but then a little later than the
+// copy returns.
+func (c *fromHost) abandon() {
+	if c.handle == 0 || c.ctx.Err() != nil {
+		return
+	}
+	limit := time.AfterFunc(abandonTime, func() { c.session.Close() })
+	defer limit.Stop()
+	// That there is nothing to close is no matter.
+	_, _ = c.session.Do(&proto.FileRequest{Kind: proto.FileRequest_CLOSE, Handle: c.handle})
 }
 
 // fromHost copies into the guest.

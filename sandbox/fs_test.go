@@ -104,7 +104,7 @@ func testFSTrees(t *testing.T, sb *sandbox.Sandbox, f *sandbox.FS, dir string) {
 		require.NoError(t, os.WriteFile(fmt.Sprintf("%s/sub/%d \xff", src, i), random[:i*77], 0o640))
 	}
 	require.NoError(t, os.WriteFile(src+"/large", random, 0o600))
-	require.NoError(t, os.Chmod(src+"/large", 0o4711))
+	require.NoError(t, os.Chmod(src+"/large", 0o711|fs.ModeSetuid))
 	require.NoError(t, os.Symlink("/etc/passwd", src+"/sub/link"))
 	require.NoError(t, os.Chtimes(src+"/sub", time.Time{}, time.Unix(12345, 678)))
 
