@@ -335,6 +335,15 @@ func (c *CPU) Scribble(addr uint64, patterns [4][]byte, n int) error {
 	return c.begin()
 }
 
+// Spin begins to wait until the four bytes at addr, in RAM, are v: the vCPU runs
+// meanwhile, and can be paused, which it cannot be while it waits for a command.
+func (c *CPU) Spin(addr guestmem.GPA, v uint32) error {
+	if _, err := c.post(cmdSpin, uint64(addr), uint64(v), 0, nil, 0); err != nil {
+		return err
+	}
+	return c.begin()
+}
+
 // In reads n bytes, 1, 2 or 4, from a port.
 func (c *CPU) In(port uint16, n int) (uint64, error) {
 	cmd, err := byWidth(cmdIn8, n)

@@ -83,6 +83,7 @@ const (
 	cmdInString
 	cmdOutString
 	cmdScribble
+	cmdSpin
 	cmdInterrupts
 	cmdJump
 	cmdTripleFault
@@ -129,10 +130,11 @@ var routines = [commands][]byte{
 		0x49, 0xff, 0xc8, 0x75, 0xe7, //       dec r8; jnz again
 		0xc3,
 	},
-	cmdInterrupts:  {0xfb, 0xc3},                   // sti; ret
-	cmdJump:        {0xff, 0xe7},                   // jmp rdi
-	cmdTripleFault: {0x0f, 0x01, 0x5b, 0x28, 0xcc}, // lidt [rbx+40], which is empty; int3
-	cmdHalt:        {0xfa, 0xf4, 0xeb, 0xfc},       // again: cli; hlt; jmp again
+	cmdSpin:        {0x44, 0x39, 0x07, 0xf3, 0x90, 0x75, 0xf9, 0xc3}, // again: cmp [rdi], r8d; pause; jne again; ret
+	cmdInterrupts:  {0xfb, 0xc3},                                     // sti; ret
+	cmdJump:        {0xff, 0xe7},                                     // jmp rdi
+	cmdTripleFault: {0x0f, 0x01, 0x5b, 0x28, 0xcc},                   // lidt [rbx+40], which is empty; int3
+	cmdHalt:        {0xfa, 0xf4, 0xeb, 0xfc},                         // again: cli; hlt; jmp again
 }
 
 // apStart takes vCPU 1 from where a start-up IPI puts it to the loop. At 0xf0
