@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/sandpit-vm/sandpit/sandbox"
 )
 
 // These examples need KVM, and a sandbox named "demo" that runs.
 
-// A terminal with what a program, not a person, types.
+// A terminal of a given size, for a program: for a person Stdin would be
+// os.Stdin, in raw mode.
 func ExampleAttachOptions() {
 	ctx := context.Background()
 	sb, err := sandbox.Connect(ctx, "demo")
@@ -22,9 +22,8 @@ func ExampleAttachOptions() {
 	}
 	defer sb.Close()
 	term, err := sb.Attach(ctx, sandbox.AttachOptions{
-		Args:   []string{"sh", "-c", "stty -echo -onlcr; read name; stty size; exit ${#name}"},
+		Args:   []string{"sh", "-c", "stty -onlcr; stty size; exit 4"},
 		Size:   sandbox.TTYSize{Rows: 50, Cols: 132},
-		Stdin:  strings.NewReader("four\n"),
 		Stdout: os.Stdout,
 	})
 	if err != nil {
