@@ -75,6 +75,10 @@ type vsockListener struct {
 	peer uint32
 }
 
+// vsockBacklog is how many connections may wait to be accepted: a guest that is
+// busy refuses none of as many commands as may begin at once.
+const vsockBacklog = maxExecs
+
 func listenVsock(port, peer uint32) (*vsockListener, error) {
 	addr := vsockAddr{unix.VMADDR_CID_ANY, port}
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -83,7 +87,7 @@ func listenVsock(port, peer uint32) (*vsockListener, error) {
 	}
 	err = unix.Bind(fd, &unix.SockaddrVM{CID: addr.cid, Port: addr.port})
 	if err == nil {
-		err = unix.Listen(fd, 128)
+		err = unix.Listen(fd, vsockBacklog)
 	}
 	if err != nil {
 		unix.Close(fd)
