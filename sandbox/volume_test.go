@@ -62,7 +62,7 @@ func TestVolume(t *testing.T) {
 	needVM(t)
 	sb := create(t, "volume", sandbox.Config{Memory: 512})
 	t.Run("a timeout is one command's", func(t *testing.T) { testTimeoutAlone(t, sb) })
-	t.Run("at once", func(t *testing.T) { testAtOnce(t, sb, volume(200, 40)) })
+	t.Run("at once", func(t *testing.T) { testAtOnce(t, sb, 200) })
 	t.Run("stdin", func(t *testing.T) { testStdin(t, sb, int64(volume(1024, 16))<<20) })
 	t.Run("many short commands", func(t *testing.T) { testManyShort(t, sb, volume(10_000, 200)) })
 }
