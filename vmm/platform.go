@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +61,9 @@ func (m *Machine) addPlatform() error {
 	if err != nil {
 		return err
 	}
+	for _, bus := range []*devices.Bus{m.pio, m.mmio} {
+		bus.OnPanic = m.devicePanicked
+	}
 	m.console = newConsoleTap(m.cfg.Serial, m.halt.line)
 	windows := []Window{
 		{"serial", boot.SerialPort, boot.SerialPortSize, devices.NewSerial(m.console, serialIRQ)},
@@ -78,6 +82,12 @@ func (m *Machine) addPlatform() error {
 		}
 	}
 	return nil
+}
+
+// devicePanicked logs that a device is off its bus. It happens once per device.
+func (m *Machine) devicePanicked(name string, v any) {
+	m.log.Error("a device panicked and is switched off; please report this", "device", name,
+		"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
 // onReset is the keyboard controller's reset line. A kernel that panicked

@@ -30,6 +30,13 @@ type listed struct {
 	scribble bool     // writes to memory beside the device
 }
 
+func (l listed) isFor(name string) bool {
+	if l.devices == nil {
+		return !slices.Contains(onlySpecial, name)
+	}
+	return slices.Contains(l.devices, name)
+}
+
 // attacks are all of them.
 func attacks() []listed {
 	return slices.Concat(transportAttacks, ringAttacks, chainAttacks(), lifecycleAttacks, blkAttacks, vsockAttacks, deviceAttacks)
@@ -42,7 +49,7 @@ func TestInProcess(t *testing.T) {
 			s := newSubject(t, name)
 			w := inProcess(t, s, false)
 			for _, l := range attacks() {
-				if l.devices != nil && !slices.Contains(l.devices, name) {
+				if !l.isFor(name) {
 					continue
 				}
 				if !l.scribble {
@@ -63,7 +70,7 @@ func guestAttacks(t *testing.T, name string) {
 	s := newSubject(t, name)
 	w := inGuest(t, s)
 	for _, l := range attacks() {
-		if l.devices == nil || slices.Contains(l.devices, name) {
+		if l.isFor(name) {
 			t.Run(l.name, func(t *testing.T) { judge(t, w, s, l.run) })
 		}
 	}
@@ -74,6 +81,8 @@ func TestGuest_Vsock(t *testing.T)   { guestAttacks(t, "vsock") }
 func TestGuest_RNG(t *testing.T)     { guestAttacks(t, "rng") }
 func TestGuest_Console(t *testing.T) { guestAttacks(t, "console") }
 func TestGuest_PMem(t *testing.T)    { guestAttacks(t, "pmem") }
+func TestGuest_Balloon(t *testing.T) { guestAttacks(t, "balloon") }
+func TestGuest_BlkRO(t *testing.T)   { guestAttacks(t, "blk-ro") }
 
 // judge makes an attack and says how it went. In a virtual machine the guest
 // says it, through its port.

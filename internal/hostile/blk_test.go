@@ -70,6 +70,22 @@ var blkAttacks = []listed{
 		}
 		require.True(a, bytes.Equal(before, a.s.disk.snapshot()))
 	}},
+	{name: "T49_ReadOnly", devices: []string{"blk-ro"}, run: func(a *attack) {
+		// Read-only is the host's decision, whatever was negotiated.
+		before := a.s.disk.snapshot()
+		for _, without := range []uint64{0, 1 << 5, 1<<5 | 1<<9} {
+			d := a.start(vt.Config{Without: without})
+			for _, n := range []int{0, 512, 4096} {
+				require.EqualValues(a, blkIOErr, a.request(d, blkOut, 0, bytes.Repeat([]byte{1}, n), 0))
+			}
+			require.EqualValues(a, blkUnsupp, a.request(d, blkDiscard, 0, ranges(0, 1, 0), 0))
+			require.EqualValues(a, blkUnsupp, a.request(d, blkWriteZeroes, 0, ranges(0, 1, 0), 0))
+			a.serve(d)
+		}
+		d := a.driver(vt.Config{})
+		require.False(a, d.Negotiate(d.Offered()|1<<13|1<<14), "DISCARD, WRITE_ZEROES")
+		require.True(a, bytes.Equal(before, a.s.disk.snapshot()))
+	}},
 	{name: "T50_UnknownRequests", devices: onlyBlk, run: func(a *attack) {
 		d := a.start(vt.Config{})
 		for _, kind := range []uint32{2, 3, 5, 7, 9, 10, 12, 14, 16, 0x80000000, 0xffffffff} {

@@ -43,7 +43,7 @@ var lifecycleAttacks = []listed{
 		usedBefore := old.DeviceUsedIdx()
 		require.True(a, second.Negotiate(virtio.FeatureVersion1))
 		second.Alloc(3<<20, 4096) // Negotiate has given the first back
-		for q := range 3 {
+		for q := range maxQueues {
 			second.Store32(vt.QueueSel, uint32(q))
 			if second.Load32(vt.QueueSizeMax) > 0 {
 				second.SetupQueue(q, 4)
@@ -64,7 +64,7 @@ var lifecycleAttacks = []listed{
 		a.breaks(d)
 		require.NotZero(a, d.Load32(vt.InterruptStatus)&virtio.InterruptConfig)
 		require.Equal(a, before+1, a.w.irqs())
-		for q := range 3 {
+		for q := range maxQueues {
 			if r := d.Ring(q); r != nil {
 				r.SetAvailIdx(r.AvailIdx + 1)
 				r.Kick()
@@ -76,7 +76,7 @@ var lifecycleAttacks = []listed{
 		d.Store(vt.ConfigSpace, make([]byte, 4))
 		settle()
 		require.True(a, d.NeedsReset())
-		for q := range 3 {
+		for q := range maxQueues {
 			if r := d.Ring(q); r != nil {
 				require.Zero(a, r.DeviceUsedIdx())
 			}
@@ -96,7 +96,7 @@ var lifecycleAttacks = []listed{
 				d := a.driver(vt.Config{})
 				d.Reset()
 				d.Negotiate(d.Offered())
-				for q := range 3 {
+				for q := range maxQueues {
 					d.Place(q, 8, uint64(subjectBase), uint64(subjectBase)+0x1000, uint64(subjectBase)+0x2000)
 				}
 				d.DriverOK()
@@ -142,7 +142,7 @@ func resetInFlight(a *attack) {
 	}
 	d := a.start(vt.Config{})
 	room := max(a.s.room, 16)
-	for q := range 3 {
+	for q := range maxQueues {
 		r := d.Ring(q)
 		if r == nil {
 			continue

@@ -286,7 +286,9 @@ func TestDisk_T53_FileTruncated(t *testing.T) {
 // only; so does one in a virtio device's transport.
 func TestMachine_T45_PanicOnAVCPU(t *testing.T) {
 	var once sync.Once
+	var lines counted
 	b := run(t, vmm.Config{
+		Log:    slog.New(slog.NewTextHandler(&lineCounter{&lines}, nil)),
 		Serial: panicking{},
 		PIO:    []vmm.Window{{Name: "faulty", Base: 0x700, Size: 4, Handler: faulty{}}},
 		MMIO:   []vmm.Window{{Name: "faulty", Base: uint64(hole), Size: 4096, Handler: faulty{}}},
@@ -307,6 +309,7 @@ func TestMachine_T45_PanicOnAVCPU(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, 0x74726976, v)
 	}
+	require.EqualValues(t, 3, lines.n.Load(), "one line for each device")
 	select {
 	case <-b.ended:
 		t.Fatal(fmt.Sprint("the machine ended: ", b.reason, b.err))

@@ -128,7 +128,7 @@ var ringAttacks = []listed{
 		require.True(a, d.Negotiate(d.Offered()))
 		canary := bytes.Repeat([]byte{0x5a}, 64)
 		before := d.Put(canary)
-		for q := range 3 {
+		for q := range maxQueues {
 			d.Store32(vt.QueueSel, uint32(q))
 			if d.Load32(vt.QueueSizeMax) > 0 {
 				d.SetupQueue(q, 2)

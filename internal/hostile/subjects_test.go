@@ -33,6 +33,7 @@ type subject struct {
 	disk    *disk
 	console *consoleHost
 	vsock   *virtio.Vsock
+	balloon *virtio.Balloon
 }
 
 type victim struct {
@@ -41,18 +42,24 @@ type victim struct {
 }
 
 // subjectNames are all of them.
-var subjectNames = []string{"blk", "vsock", "rng", "console", "pmem"}
+var subjectNames = []string{"blk", "vsock", "rng", "console", "pmem", "balloon", "blk-ro"}
+
+// onlySpecial are subjects that only the attacks made for them are for.
+var onlySpecial = []string{"blk-ro"}
+
+// maxQueues is the most queues that any of them has.
+const maxQueues = 5
 
 func newSubject(t testing.TB, name string) *subject {
 	t.Helper()
 	s := &subject{name: name, victims: []victim{{}}}
 	switch name {
-	case "blk":
+	case "blk", "blk-ro":
 		s.disk = &disk{data: make([]byte, 256*512)}
 		for i := range s.disk.data {
 			s.disk.data[i] = byte(i/512 + i)
 		}
-		s.dev = virtio.NewBlk(virtio.BlkConfig{Backend: s.disk, ID: "hostile"})
+		s.dev = virtio.NewBlk(virtio.BlkConfig{Backend: s.disk, ID: "hostile", ReadOnly: name == "blk-ro"})
 		s.request, s.room, s.used = blkHeader(blkIn, 3), 513, 513
 	case "rng":
 		s.dev = virtio.NewRNG(zeros{})
@@ -60,6 +67,11 @@ func newSubject(t testing.TB, name string) *subject {
 	case "pmem":
 		s.dev = virtio.NewPMem(4<<30, 2<<20)
 		s.request, s.room, s.used = make([]byte, 4), 4, 4
+	case "balloon":
+		s.balloon = virtio.NewBalloon(virtio.BalloonConfig{})
+		s.dev = s.balloon
+		s.request = binary.LittleEndian.AppendUint32(nil, uint32(subjectBase+7<<20)>>12)
+		s.victims = []victim{{queue: 0}, {queue: 1}}
 	case "console":
 		h := &consoleHost{}
 		in, w := io.Pipe()
