@@ -8,6 +8,14 @@ import (
 	"github.com/sandpit-vm/sandpit/devices"
 )
 
+func TestPortName(t *testing.T) {
+	require.Equal(t, "8254 timer", devices.PortName(0x43))
+	require.Equal(t, "PCI configuration", devices.PortName(0xcf8))
+	require.Equal(t, "another serial port", devices.PortName(0x2f8))
+	require.Empty(t, devices.PortName(0x44))
+	require.Empty(t, devices.PortName(0x3f8), "the first one is a device of ours")
+}
+
 func TestRegisterName(t *testing.T) {
 	for _, tt := range []struct {
 		device string

@@ -112,6 +112,14 @@ type Config struct {
 	// Shell is what Shell runs. Default /bin/sh.
 	Shell string `json:"shell,omitempty"`
 
+	// Trace, a file or the writing end of a pipe, gets a TraceEvent a line, as
+	// JSON, for what happens in the machine from its construction to its end:
+	// VM exits with registers decoded, queues, phases. The monitor writes it,
+	// at most 32 MiB; the caller's descriptor stays the caller's to close. A
+	// reader that is slow slows the guest, and after five seconds loses the rest.
+	// It is not stored: a sandbox that is started again is not traced.
+	Trace *os.File `json:"-"`
+
 	// Replace stops and removes the sandbox that has the name, if there is one,
 	// once everything for the new one is at hand.
 	Replace bool `json:"-"`

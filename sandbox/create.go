@@ -143,7 +143,7 @@ func boot(ctx context.Context, dir *state.Dir, files *monitor.Files, cfg Config,
 		return nil, err
 	}
 	sb := &Sandbox{name: dir.Name, cfg: cfg, dir: dir, life: p, process: p, boot: p.Boot, owner: !spec.Detached, release: p.Release}
-	sb.cfg.Patches = nil
+	sb.cfg.Patches, sb.cfg.Trace = nil, nil
 	if spec.Hold {
 		err := sb.applyPatches(ctx, cfg.Patches)
 		sb.closeAgent()
@@ -181,6 +181,11 @@ func openFiles(home state.Home, cfg Config) (_ *monitor.Files, err error) {
 	}
 	if files.Initramfs, err = initramfs.Image().Open(home.Cache); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
+	}
+	if cfg.Trace != nil {
+		if files.Trace, err = dupFile(cfg.Trace); err != nil {
+			return nil, fmt.Errorf("trace: %w", err)
+		}
 	}
 	return files, nil
 }

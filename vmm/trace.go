@@ -157,6 +157,9 @@ func (v *vcpu) traced(e *kvm.Exit) Reason {
 	case kvm.ExitIO:
 		ev.Device, ev.Offset, _ = m.pio.Lookup(e.Addr)
 		ev.Register = devices.RegisterName(ev.Device, ev.Offset, e.Write)
+		if ev.Device == "" {
+			ev.Note = devices.PortName(e.Addr)
+		}
 	case kvm.ExitMMIO:
 		ev.Device, ev.Offset, _ = m.mmio.Lookup(e.Addr)
 		if t := m.window(e.Addr); t != nil {

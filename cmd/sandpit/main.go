@@ -97,7 +97,7 @@ func newRoot() *cobra.Command {
 	add(groupCommands, newRun())
 	add(groupCommands, newExec(), newShell(), newAttach(), newCopy())
 	add(groupImages, newPull(), newImage())
-	add(groupOther, newDoctor(), newVersion(), newCompletion())
+	add(groupOther, newTrace(), newDoctor(), newVersion(), newCompletion())
 	root.AddCommand(helpTopics()...)
 	completeArguments(root)
 	root.CompletionOptions.DisableDefaultCmd = true

@@ -28,6 +28,7 @@ const cmdline = "quiet loglevel=1 panic=-1 reboot=k tsc=reliable no_timer_check 
 
 // start builds the machine and sets it going.
 func (m *monitor) start() (stage string, err error) {
+	m.trace = newTracer(m.in.files[RoleTrace], m.log)
 	sys, err := kvm.NewSystem(m.in.files[RoleKVM])
 	if err != nil {
 		return "open KVM", err
@@ -80,6 +81,7 @@ func (m *monitor) start() (stage string, err error) {
 		Serial:    m.logs.console,
 		KVM:       sys,
 		Log:       m.log,
+		Trace:     m.trace.hook(),
 	})
 	if err != nil {
 		return "machine", err

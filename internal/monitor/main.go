@@ -52,6 +52,7 @@ type monitor struct {
 	logs    *logs
 	link    *link
 	control *control
+	trace   *tracer
 
 	drainer  drainer
 	activity activity
@@ -155,6 +156,7 @@ func (m *monitor) live(dec *json.Decoder) int {
 	}
 	m.untilEnd(signals)
 	reason, err = m.link.outcome()
+	m.trace.end(endText(reason, err))
 	diskErr := m.closeDisks()
 	m.logs.close()
 	m.finish(reason, err, diskErr)
@@ -224,6 +226,7 @@ func (m *monitor) boot() (stage string, err error) {
 		}
 	}
 	boot := m.bootReport()
+	m.trace.booted(boot)
 	m.control.ready(boot)
 	m.tell(Message{Event: eventReady, Boot: boot})
 	// What the boot allocated is garbage now.

@@ -23,6 +23,7 @@ import (
 type Files struct {
 	KVM, Kernel, Initramfs *os.File
 	Lock                   *os.File
+	Trace                  *os.File // may be nil
 	Disks                  []Disk
 }
 
@@ -38,7 +39,7 @@ type Disk struct {
 // Close closes all files.
 func (f *Files) Close() error {
 	var errs []error
-	for _, file := range []*os.File{f.KVM, f.Kernel, f.Initramfs, f.Lock} {
+	for _, file := range []*os.File{f.KVM, f.Kernel, f.Initramfs, f.Lock, f.Trace} {
 		if file != nil {
 			errs = append(errs, file.Close())
 		}
@@ -122,6 +123,9 @@ func Start(ctx context.Context, d *state.Dir, spec Spec, files *Files) (_ *Proce
 	add(FileRole{Role: RoleInitramfs}, files.Initramfs)
 	add(FileRole{Role: RoleLock}, files.Lock)
 	add(FileRole{Role: RoleControl}, control)
+	if files.Trace != nil {
+		add(FileRole{Role: RoleTrace}, files.Trace)
+	}
 	for _, disk := range files.Disks {
 		add(FileRole{Role: RoleDisk, Disk: disk.Serial, Format: disk.Format, ReadOnly: disk.ReadOnly, PMem: disk.PMem}, disk.File)
 	}
