@@ -18,7 +18,6 @@ import (
 // traceFlags are the flags of sandpit trace.
 type traceFlags struct {
 	configFlags
-	name   string
 	json   bool
 	all    bool
 	output string
