@@ -23,10 +23,13 @@ type tripper struct {
 	run   func(n int) ([]time.Duration, error)
 }
 
-// trip is one round trip of ours, in its parts.
-type trip struct{ start, rest time.Duration }
+// trip is one round trip of ours: when it began, when the command ran, and when
+// its end was known.
+type trip struct{ begin, started, ended time.Time }
 
-func (t trip) all() time.Duration { return t.start + t.rest }
+func (t trip) all() time.Duration   { return t.ended.Sub(t.begin) }
+func (t trip) start() time.Duration { return t.started.Sub(t.begin) }
+func (t trip) rest() time.Duration  { return t.ended.Sub(t.started) }
 
 // execs measures the round trip of a command, in turn with ssh in the same
 // guest.
@@ -43,13 +46,15 @@ func (b *bed) roundTrips(w io.Writer) (err error) {
 		return err
 	}
 	defer sb.Kill(ctx)
+	still := watchPauses()
+	defer still.end()
 
 	per := max((b.options.execs+execRounds-1)/execRounds, 1)
 	var trips []trip
 	ours := &tripper{name: "sandpit, Go API, from the host", per: per, run: func(n int) ([]time.Duration, error) {
 		var took []time.Duration
 		for range n {
-			t, err := b.trip(ctx, sb)
+			t, err := roundTrip(ctx, sb)
 			if err != nil {
 				return nil, err
 			}
@@ -58,7 +63,7 @@ func (b *bed) roundTrips(w io.Writer) (err error) {
 		}
 		return took, nil
 	}}
-	all := []*tripper{ours, {name: "sandpit exec, whole processes, from the host", per: max(per/5, 1), run: func(n int) ([]time.Duration, error) {
+	all := []*tripper{ours, {name: "sandpit exec, whole processes, from the host", per: max(per/10, 1), run: func(n int) ([]time.Duration, error) {
 		return repeat(n, func() (time.Duration, error) {
 			return timed(exec.Command(b.sandpit, "exec", "trips", "true"), 0)
 		})
@@ -74,9 +79,9 @@ func (b *bed) roundTrips(w io.Writer) (err error) {
 		}
 		all = append(all,
 			in("ssh to dropbear (dbclient), in the guest", "dropbear", per*3/10),
-			in("ssh to openssh, in the guest", "openssh", per/5),
-			in("ssh through a connection that stands (ControlMaster), in the guest", "mux", per),
-			in("no ssh: fork and exec, in the guest", "fork", per))
+			in("ssh to openssh, in the guest", "openssh", per/10),
+			in("ssh through a connection that stands (ControlMaster), in the guest", "mux", per*3/10),
+			in("no ssh: fork and exec, in the guest", "fork", per*3/10))
 	}
 	for round := range execRounds + 1 {
 		for _, t := range all {
@@ -89,19 +94,20 @@ func (b *bed) roundTrips(w io.Writer) (err error) {
 			}
 		}
 	}
-	return b.printTrips(w, all, trips[per:])
+	return b.printTrips(w, all, trips[per:], still)
 }
 
-// trip is one round trip of ours.
-func (b *bed) trip(ctx context.Context, sb *sandbox.Sandbox) (trip, error) {
+// roundTrip is one of ours.
+func roundTrip(ctx context.Context, sb *sandbox.Sandbox) (t trip, err error) {
 	cmd := sb.Command(ctx, "true")
-	begin := time.Now()
+	t.begin = time.Now()
 	if err := cmd.Start(); err != nil {
-		return trip{}, err
+		return t, err
 	}
-	started := time.Now()
-	err := cmd.Wait()
-	return trip{started.Sub(begin), time.Since(started)}, err
+	t.started = time.Now()
+	err = cmd.Wait()
+	t.ended = time.Now()
+	return t, err
 }
 
 func repeat(n int, once func() (time.Duration, error)) ([]time.Duration, error) {
@@ -116,7 +122,7 @@ func repeat(n int, once func() (time.Duration, error)) ([]time.Duration, error) 
 	return took, nil
 }
 
-func (b *bed) printTrips(w io.Writer, all []*tripper, trips []trip) error {
+func (b *bed) printTrips(w io.Writer, all []*tripper, trips []trip, still *pauses) error {
 	fmt.Fprintln(w, "round trip of a command (true) in a running sandbox, 1 vCPU, 512 MiB, in turn; target: at most 0.20 of ssh's; ssh is timed by the guest's clock, on its own loopback:")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "  \truns\tp50\tp99\tmost\tours is, p50\tp99")
@@ -138,17 +144,24 @@ func (b *bed) printTrips(w io.Writer, all []*tripper, trips []trip) error {
 		}
 		return v
 	}
-	start, rest := part(func(t trip) time.Duration { return t.start }), part(func(t trip) time.Duration { return t.rest })
+	start, rest := part(trip.start), part(trip.rest)
 	fmt.Fprintf(w, "ours in parts: until it runs p50 %s, p99 %s; until its end is known p50 %s, p99 %s\n",
 		ms(median(start)), ms(quantile(start, 0.99)), ms(median(rest)), ms(quantile(rest, 0.99)))
+	var undisturbed []time.Duration
 	slow := 0
 	for i, t := range trips {
-		if t.all() > 4*median(ours.times) {
-			fmt.Fprintf(w, "slow: round trip %d, %s until it ran and %s until its end\n", i, ms(t.start), ms(t.rest))
-			if slow++; slow == 5 {
-				break
-			}
+		stood := still.within(t.begin, t.ended)
+		if stood == 0 {
+			undisturbed = append(undisturbed, t.all())
 		}
+		if t.all() > 3*median(ours.times) && slow < 5 {
+			fmt.Fprintf(w, "slow: round trip %d, %s until it ran, %s until its end; the whole machine stood still for %s of it\n", i, ms(t.start()), ms(t.rest()), ms(stood))
+			slow++
+		}
+	}
+	if n := len(trips) - len(undisturbed); n > 0 && len(undisturbed) > 0 {
+		fmt.Fprintf(w, "the whole machine stood still in %d of %d; in the others p50 %s, p99 %s, the most %s\n", n, len(trips),
+			ms(median(undisturbed)), ms(quantile(undisturbed, 0.99)), ms(quantile(undisturbed, 1)))
 	}
 	return nil
 }

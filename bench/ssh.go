@@ -37,7 +37,7 @@ fork() { /bin/true; }
 dropbear() { dbclient -y -y -T -i ~/.ssh/id_dropbear -p 2022 root@127.0.0.1 true 2>/dev/null; }
 openssh() { ssh $quick root@127.0.0.1 true; }
 mux() { ssh -q -F none -S /run/mux root@127.0.0.1 true; }
-for i in 1 2 3 4 5 6 7 8 9 10; do openssh && break; sleep 0.2; done
+for i in 1 2 3 4 5 6 7 8 9 10; do openssh </dev/null && break; sleep 0.2; done
 ssh $quick -f -N -M -S /run/mux root@127.0.0.1 >/dev/null 2>&1 </dev/null
 set +e
 for c in fork dropbear openssh mux; do
