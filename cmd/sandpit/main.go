@@ -10,11 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/sandpit-vm/sandpit/sandbox"
@@ -39,6 +41,7 @@ const memoryLimit = 200 << 20
 func main() { os.Exit(run()) }
 
 func run() int {
+	logrus.SetOutput(io.Discard) // ttrpc's: a line for each answer that comes late
 	if os.Getenv("GOMEMLIMIT") == "" {
 		// What a pull may take whatever the image's size; far from it, the
 		// limit changes nothing.

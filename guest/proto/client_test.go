@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	pb "google.golang.org/protobuf/proto"
 )
@@ -101,7 +102,7 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestLimitedConn_Split(t *testing.T) {
-	in := append(rawFrame(1, 2, 0, make([]byte, 1000)), rawFrame(1, 2, 0, nil)...)
+	in := append(rawFrame(1, 2, 0, make([]byte, 1000)), rawFrame(3, 2, 0, nil)...)
 	for _, step := range []int{1, 3, 7, 10, 11, 999, 5000} {
 		ours, theirs := net.Pipe()
 		go func() {
@@ -112,10 +113,72 @@ func TestLimitedConn_Split(t *testing.T) {
 			}
 			theirs.Close()
 		}()
-		got, err := io.ReadAll(&limitedConn{Conn: ours})
+		c := newLimitedConn(ours)
+		c.open[1], c.open[3] = false, false
+		got, err := io.ReadAll(c)
 		require.NoError(t, err)
 		require.Equal(t, in, got)
 	}
+}
+
+// A frame that belongs to no call ends the connection, and nothing is logged:
+// ttrpc's client would write a line for each, wherever the process logs to.
+func TestClient_FramesOfNoCall(t *testing.T) {
+	var logged bytes.Buffer
+	old := logrus.StandardLogger().Out
+	logrus.SetOutput(&logged)
+	t.Cleanup(func() { logrus.SetOutput(old) })
+	resp, err := pb.Marshal(&ttrpc.Response{})
+	require.NoError(t, err)
+	good := rawFrame(1, frameResponse, 0, resp)
+	for name, answer := range map[string][]byte{
+		"of a call never made":    append(rawFrame(7, frameResponse, 0, resp), good...),
+		"after the answer":        append(bytes.Clone(good), good...),
+		"data for a single call":  append(rawFrame(1, frameData, 0, resp), good...),
+		"a request of the agent":  append(rawFrame(1, frameRequest, 0, resp), good...),
+		"a frame of no type":      append(rawFrame(1, 9, 0, nil), good...),
+		"of the stream of nobody": rawFrame(0, frameData, flagLast, nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ended := make(chan struct{})
+			c := NewClient(fakeGuest(1, append(answer, bytes.Repeat(rawFrame(99, frameData, 0, nil), 1000)...)), ttrpc.WithOnClose(func() { close(ended) }))
+			defer c.Close()
+			_, err := NewAgentClient(c).Ping(t.Context(), &PingRequest{})
+			if name == "after the answer" {
+				require.NoError(t, err, "what came before counts")
+			} else {
+				require.Error(t, err)
+			}
+			<-ended
+		})
+	}
+	started := dataFrame(t, 1, &ExecOutput{Output: &ExecOutput_Started{Started: &ExecStarted{Pid: 7}}})
+	exit := dataFrame(t, 1, &ExecOutput{Output: &ExecOutput_Exit{Exit: &ExecExit{Code: 3}}})
+	last := rawFrame(1, frameData, flagLast|4, nil)
+	for range 20 {
+		got, err := exec(t, bytes.Join([][]byte{started, exit, last, last, good, good}, nil), nil)
+		require.NoError(t, err)
+		require.EqualValues(t, 3, got.GetCode())
+		// Much after something that cannot be read.
+		_, err = exec(t, append(append(started, rawFrame(1, frameData, 0, []byte{0xff})...), bytes.Repeat(started, 1000)...), nil)
+		require.ErrorIs(t, err, ErrLost)
+	}
+	require.Empty(t, logged.String())
+}
+
+// An agent that never answers does not make the list of calls grow for ever.
+func TestClient_TooManyCalls(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	go func() { _, _ = io.Copy(io.Discard, theirs) }()
+	c := newLimitedConn(ours)
+	for i := range uint32(maxOpenStreams) {
+		_, err := c.Write(rawFrame(2*i+1, frameRequest, 0, nil))
+		require.NoError(t, err)
+	}
+	_, err := c.Write(rawFrame(99999, frameRequest, 0, nil))
+	require.ErrorIs(t, err, errTooManyStreams)
+	require.Len(t, c.open, maxOpenStreams)
 }
 
 func FuzzExec_Guest(f *testing.F) {

@@ -160,6 +160,7 @@ func (e *Exec) receive() {
 	close(e.done)
 	for {
 		if _, err := e.stream.Recv(); err != nil {
+			e.conn.Close() // nobody receives from it any more
 			return
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/sandpit-vm/sandpit/internal/state"
@@ -31,6 +32,7 @@ func RunIfMonitor() {
 	if len(os.Args) == 0 || os.Args[0] != ProcessName {
 		return
 	}
+	logrus.SetOutput(io.Discard) // ttrpc's: a line for each answer that comes late
 	// Init functions run locked to the main thread, which would make every
 	// wake-up of this goroutine a switch of threads.
 	status := make(chan int)
