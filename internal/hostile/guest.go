@@ -104,7 +104,7 @@ func (g *Guest) Load(mem *guestmem.Memory) (*boot.CPUState, error) {
 // gate makes vector v lead to the handler at h.
 func (g *Guest) gate(put64 func(guestmem.GPA, ...uint64), v, h int) {
 	const interruptGate = 0x8e00
-	put64(guestmem.GPA(addrIDT+16*v), uint64(h)&0xffff|8<<16|interruptGate<<32|uint64(h)>>16<<48, 0)
+	put64(guestmem.GPA(addrIDT+16*v), uint64(h)&0xffff|8<<16|interruptGate<<32|uint64(h)>>16&0xffff<<48, 0)
 }
 
 // Windows are for vmm.Config.PIO.

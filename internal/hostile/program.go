@@ -1,19 +1,22 @@
 package hostile
 
-// Where the program and what it uses lie in guest memory. Above 1 MiB everything
-// is the attacks'.
+// Where the program and what it uses lie in guest memory: near the end, where an
+// attack that gives pages away by chance, as to a balloon, does not find it.
 const (
-	addrGDT      = 0x500
-	addrIDT      = 0x1000
-	addrCounters = 0x2000  // of interrupts, 4 bytes per vector
-	addrMailbox  = 0x3000  // of vCPU 0; vCPU 1's is a page higher
-	addrLoop     = 0x5000  // the loop, then the routines
-	addrStack    = 0x6800  // end of vCPU 0's, which grows down; vCPU 1's is 1 KiB higher
-	addrTable    = 0x7000  // of routines
-	addrAP       = 0x8000  // where vCPU 1 starts, in real mode
-	addrHandlers = 0x9000  // of interrupts, 64 bytes each
-	addrData     = 0x10000 // 64 KiB for vCPU 0, then as much for vCPU 1
-	addrPML4     = 0x30000 // then a PDPT and eight page directories
+	base = 0x3e0_0000
+
+	addrGDT      = base + 0x500
+	addrIDT      = base + 0x1000
+	addrCounters = base + 0x2000  // of interrupts, 4 bytes per vector
+	addrMailbox  = base + 0x3000  // of vCPU 0; vCPU 1's is a page higher
+	addrLoop     = base + 0x5000  // the loop, then the routines
+	addrStack    = base + 0x6800  // end of vCPU 0's, which grows down; vCPU 1's is 1 KiB higher
+	addrTable    = base + 0x7000  // of routines
+	addrHandlers = base + 0x9000  // of interrupts, 64 bytes each
+	addrData     = base + 0x10000 // 64 KiB for vCPU 0, then as much for vCPU 1
+	addrPML4     = base + 0x30000 // then a PDPT and eight page directories
+
+	addrAP = 0x8000 // where vCPU 1 starts, in real mode: once
 
 	// Memory is the size of the guest's RAM in bytes.
 	Memory = 64 << 20
@@ -52,7 +55,7 @@ var loop = []byte{
 	0x48, 0x8b, 0x4b, 0x18, //       mov rcx, [rbx+24]
 	0x4c, 0x8b, 0x6b, 0x20, //       mov r13, [rbx+32]
 	0x89, 0xfa, //                   mov edx, edi
-	0xff, 0x14, 0xc5, 0x00, 0x70, 0x00, 0x00, // call [rax*8 + addrTable]
+	0xff, 0x14, 0xc5, 0x00, 0x70, 0xe0, 0x03, // call [rax*8 + addrTable]
 	0x48, 0x83, 0xc3, 0x40, //       add rbx, 64
 	0x41, 0xff, 0xcf, 0x75, 0xdc, // dec r15d; jnz entry
 	0xeb, 0xd0, //                   jmp next
@@ -143,10 +146,10 @@ var apStart = []byte{
 	0xfa,       //                         cli
 	0x31, 0xc0, //                         xor ax, ax
 	0x8e, 0xd8, //                         mov ds, ax
-	0x0f, 0x01, 0x16, 0xf0, 0x80, //       lgdt [0x80f0]
+	0x66, 0x0f, 0x01, 0x16, 0xf0, 0x80, // lgdt [0x80f0]
 	0x66, 0xb8, 0x20, 0x00, 0x00, 0x00, // mov eax, 0x20 (PAE)
 	0x0f, 0x22, 0xe0, //                   mov cr4, eax
-	0x66, 0xb8, 0x00, 0x00, 0x03, 0x00, // mov eax, addrPML4
+	0x66, 0xb8, 0x00, 0x00, 0xe3, 0x03, // mov eax, addrPML4
 	0x0f, 0x22, 0xd8, //                   mov cr3, eax
 	0x66, 0xb9, 0x80, 0x00, 0x00, 0xc0, // mov ecx, 0xc0000080 (EFER)
 	0x0f, 0x32, //                         rdmsr
@@ -154,16 +157,16 @@ var apStart = []byte{
 	0x0f, 0x30, //                         wrmsr
 	0x66, 0xb8, 0x11, 0x00, 0x00, 0x80, // mov eax, 0x80000011 (PG, ET, PE)
 	0x0f, 0x22, 0xc0, //                   mov cr0, eax
-	0x66, 0xea, 0x3d, 0x80, 0x00, 0x00, 0x08, 0x00, // jmp 8:wide
+	0x66, 0xea, 0x3e, 0x80, 0x00, 0x00, 0x08, 0x00, // jmp 8:wide
 	0xb8, 0x10, 0x00, 0x00, 0x00, //       wide: mov eax, 0x10
 	0x8e, 0xd8, //                         mov ds, eax
 	0x8e, 0xc0, //                         mov es, eax
 	0x8e, 0xd0, //                         mov ss, eax
 	0x0f, 0x01, 0x1c, 0x25, 0xf8, 0x80, 0x00, 0x00, // lidt [0x80f8]
-	0x41, 0xbe, 0x00, 0x40, 0x00, 0x00, // mov r14d, addrMailbox + 0x1000
+	0x41, 0xbe, 0x00, 0x40, 0xe0, 0x03, // mov r14d, addrMailbox + 0x1000
 	0x41, 0xbc, 0xe4, 0x05, 0x00, 0x00, // mov r12d, portCommand + 4
-	0xbc, 0x00, 0x6c, 0x00, 0x00, //       mov esp, addrStack + 0x400
-	0xb8, 0x00, 0x50, 0x00, 0x00, //       mov eax, addrLoop
+	0xbc, 0x00, 0x6c, 0xe0, 0x03, //       mov esp, addrStack + 0x400
+	0xb8, 0x00, 0x50, 0xe0, 0x03, //       mov eax, addrLoop
 	0xff, 0xe0, //                         jmp rax
 }
 
@@ -172,8 +175,8 @@ var apStart = []byte{
 func handler(v int) []byte {
 	at := addrCounters + 4*v
 	return []byte{
-		0x50,                                      // push rax
-		0xb8, byte(at), byte(at >> 8), 0x00, 0x00, // mov eax, the counter
+		0x50,                                                          // push rax
+		0xb8, byte(at), byte(at >> 8), byte(at >> 16), byte(at >> 24), // mov eax, the counter
 		0xf0, 0xff, 0x00, //                         lock inc dword [rax]
 		0xb8, 0xb0, 0x00, 0xe0, 0xfe, //             mov eax, 0xfee000b0 (EOI)
 		0xc7, 0x00, 0x00, 0x00, 0x00, 0x00, //       mov dword [rax], 0
