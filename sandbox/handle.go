@@ -226,31 +226,60 @@ func (h *Handle) StopAndWait(ctx context.Context) (ExitStatus, error) {
 // Wait waits until the sandbox has ended and its monitor is gone, or for ctx.
 // One that has ended already is not waited for.
 func (h *Handle) Wait(ctx context.Context) (ExitStatus, error) {
-	var last *state.State
-	if watch, err := monitor.NewWatch(ctx, h.dir); err == nil {
-		select {
-		case <-watch.Ended():
-			last = watch.Final()
-		case <-ctx.Done():
+	for {
+		if watch, err := monitor.NewWatch(ctx, h.dir); err == nil {
+			select {
+			case <-watch.Ended():
+			case <-ctx.Done():
+			}
+			last := watch.Final()
+			// The connection is all that it holds.
+			_ = watch.Close()
+			if last != nil {
+				if err := h.waitGone(ctx, last); err != nil {
+					return ExitStatus{}, &Error{h.Name(), "wait", err}
+				}
+				return exitStatus(last), nil
+			}
 		}
-		// The connection is all that it holds.
-		_ = watch.Close()
+		if err := h.waitUnlocked(ctx); err != nil {
+			return ExitStatus{}, &Error{h.Name(), "wait", err}
+		}
+		st, err := h.dir.Read()
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotFound):
+			// It was ephemeral: an end is all that is left to know.
+			return ExitStatus{Success: true, Reason: monitor.ReasonStopped}, nil
+		case err != nil:
+			return ExitStatus{}, &Error{h.Name(), "wait", err}
+		case st.Status == Stopped || st.Status == Crashed:
+			return exitStatus(&st), nil
+		}
+		// It was started again since.
 	}
-	if err := h.waitUnlocked(ctx); err != nil {
-		return ExitStatus{}, &Error{h.Name(), "wait", err}
+}
+
+// waitGone waits until the monitor that left a last state is gone, or another
+// has begun a next life.
+func (h *Handle) waitGone(ctx context.Context, last *state.State) error {
+	for {
+		locked, err := h.dir.Locked()
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !locked {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var now state.State
+		if err := h.dir.ReadJSON(state.StateFile, &now); err == nil && !now.Updated.Equal(last.Updated) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(endPoll):
+		}
 	}
-	if last != nil {
-		return exitStatus(last), nil
-	}
-	st, err := h.dir.Read()
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotFound) {
-		// It was ephemeral: an end is all that is left to know.
-		return ExitStatus{Success: true, Reason: monitor.ReasonStopped}, nil
-	}
-	if err != nil {
-		return ExitStatus{}, &Error{h.Name(), "wait", err}
-	}
-	return exitStatus(&st), nil
 }
 
 // Kill switches a running sandbox off, and returns.

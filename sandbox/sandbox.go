@@ -9,9 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/ttrpc"
-
-	"github.com/sandpit-vm/sandpit/guest/proto"
 	"github.com/sandpit-vm/sandpit/internal/monitor"
 	"github.com/sandpit-vm/sandpit/internal/state"
 )
@@ -30,10 +27,11 @@ type Sandbox struct {
 	mu     sync.Mutex
 	owner  bool
 	closed bool
+	fs     *FS // made when first asked for
+
 	// agent carries the calls that are not a command of their own: signals,
-	// terminal sizes. Made when first needed.
-	agent *ttrpc.Client
-	fs    *FS // made when first asked for
+	// terminal sizes; files the single operations on files.
+	agent, files agentLink
 }
 
 // life tells when a sandbox ended and how; a *monitor.Process for its creator, a
@@ -191,8 +189,11 @@ func (s *Sandbox) Wait(ctx context.Context) (ExitStatus, error) {
 	case <-ctx.Done():
 		return ExitStatus{}, &Error{s.name, "wait", ctx.Err()}
 	}
-	s.closeAgent()
 	final := s.life.Final()
+	if err := s.open(); final == nil && err != nil {
+		return ExitStatus{}, &Error{s.name, "wait", err} // it was not the sandbox that ended
+	}
+	s.closeAgent()
 	if final == nil {
 		var err error
 		if final, err = s.lastState(); err != nil {
@@ -298,46 +299,4 @@ func (s *Sandbox) dialAgent(ctx context.Context) (net.Conn, error) {
 	}
 	conn, _, err := monitor.Dial(ctx, s.dir, monitor.Call{Op: monitor.OpDial})
 	return conn, err
-}
-
-// agentClient is a connection for calls beside a command's own.
-func (s *Sandbox) agentClient(ctx context.Context) (proto.AgentClient, error) {
-	client, err := s.agentConn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return proto.NewAgentClient(client), nil
-}
-
-func (s *Sandbox) agentConn(ctx context.Context) (*ttrpc.Client, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, errClosed
-	}
-	if s.hasEnded() {
-		return nil, errEnded
-	}
-	if s.agent == nil {
-		conn, _, err := monitor.Dial(ctx, s.dir, monitor.Call{Op: monitor.OpDial})
-		if err != nil {
-			return nil, err
-		}
-		s.agent = proto.NewClient(conn, ttrpc.WithOnClose(func() {
-			// The next call makes a new one.
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.agent = nil
-		}))
-	}
-	return s.agent, nil
-}
-
-func (s *Sandbox) closeAgent() {
-	s.mu.Lock()
-	agent := s.agent
-	s.mu.Unlock()
-	if agent != nil {
-		agent.Close()
-	}
 }

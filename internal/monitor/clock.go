@@ -47,10 +47,13 @@ func (m *monitor) keepTime() {
 	}
 	tick := time.NewTicker(clockEvery)
 	defer tick.Stop()
+	failed := false
 	for first := true; ; first = false {
-		if err := m.syncClock(first); err != nil && !errors.Is(err, errEnded) {
+		err := m.syncClock(first)
+		if err != nil && !errors.Is(err, errEnded) && !failed { // said once
 			m.log.Warn("the guest's clock was not compared", "err", err)
 		}
+		failed = err != nil
 		select {
 		case <-m.link.machineEnded:
 			return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,23 +28,32 @@ func (m *monitor) drain() error {
 	if m.drainer.begun {
 		return nil
 	}
+	if m.status() == state.Starting {
+		return errStarting // its patches are not done
+	}
 	ctx, cancel := context.WithTimeout(m.link.runCtx, callTimeout)
 	defer cancel()
-	if err := m.link.call(ctx, func() error {
+	asked := m.link.call(ctx, func() error {
 		_, err := m.link.agent.Drain(ctx, &proto.DrainRequest{})
 		return err
-	}); err != nil {
+	})
+	if asked != nil {
 		if m.link.endsWithin(time.Second) {
 			return nil
 		}
-		return fmt.Errorf("the agent does not drain: %w", err)
-	}
-	if err := m.declare(state.Draining); err != nil && !errors.Is(err, errEnded) {
-		return err
+		asked = fmt.Errorf("the agent does not drain: %w", asked)
+		if ctx.Err() == nil {
+			return asked
+		}
+		// It may have heard, or hear yet.
 	}
 	m.drainer.begun = true
 	go m.awaitDrained()
-	return nil
+	declared := m.declare(state.Draining)
+	if errors.Is(declared, errEnded) {
+		declared = nil
+	}
+	return errors.Join(asked, declared)
 }
 
 // awaitDrained stops the sandbox when the agent has nothing left to do. It ends
@@ -72,16 +82,38 @@ var errEnded = errors.New("the guest ended")
 // takes nothing off its socket keeps the call from returning whatever its
 // context says, so nobody waits for it: the machine's end frees it.
 func (l *link) call(ctx context.Context, f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
 	select {
-	case err := <-done:
-		return err
+	case l.calls <- struct{}{}:
 	case <-l.machineEnded:
 		return errEnded
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-l.calls }()
+		done <- f()
+	}()
+	select {
+	case err := <-done:
+		return guestError(err)
+	case <-l.machineEnded:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// maxCalls bounds the calls that a silent guest holds up.
+const maxCalls = 16
+
+// guestError is an error of the agent's, which may say anything at any length.
+func guestError(err error) error {
+	const most = 512
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || len(err.Error()) <= most {
+		return err
+	}
+	return errors.New(strings.ToValidUTF8(err.Error()[:most], "") + "…")
 }
 
 // endsWithin reports whether the machine has ended, or is about to: a guest that
@@ -98,12 +130,21 @@ func (l *link) endsWithin(d time.Duration) bool {
 	}
 }
 
+func (m *monitor) status() state.Status {
+	m.stateMu.Lock()
+	defer m.stateMu.Unlock()
+	return m.state.Status
+}
+
 // declare writes down that the sandbox is in another status.
 func (m *monitor) declare(s state.Status) error {
 	m.stateMu.Lock()
 	defer m.stateMu.Unlock()
 	if m.final {
 		return errEnded
+	}
+	if s == state.Running && m.state.Status != state.Starting {
+		return nil // it drains already
 	}
 	next := m.state
 	next.Status, next.Updated = s, time.Now()

@@ -26,6 +26,8 @@ type link struct {
 	switchOff context.CancelFunc
 	runCtx    context.Context
 
+	calls chan struct{} // a token for each call to the agent, see call
+
 	machineEnded chan struct{} // closed when the run is over; outcome is set
 
 	reason vmm.Reason // set before machineEnded is closed
@@ -33,7 +35,7 @@ type link struct {
 }
 
 func newLink(vsock *virtio.Vsock, agents net.Listener) *link {
-	l := &link{vsock: vsock, agents: agents, machineEnded: make(chan struct{})}
+	l := &link{vsock: vsock, agents: agents, machineEnded: make(chan struct{}), calls: make(chan struct{}, maxCalls)}
 	l.runCtx, l.switchOff = context.WithCancel(context.Background())
 	return l
 }

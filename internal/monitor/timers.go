@@ -24,6 +24,9 @@ func (a *activity) idle() time.Duration {
 	return time.Since(epoch) - time.Duration(a.last.Load())
 }
 
+// idleRest is between two questions to the agent, at least.
+const idleRest = 250 * time.Millisecond
+
 // idlePatience is how long the agent may take to say what runs in the guest.
 const idlePatience = 5 * time.Second
 
@@ -55,7 +58,8 @@ func (m *monitor) watchTimers() {
 		case <-idle:
 			left := limit - m.idleFor()
 			if left > 0 {
-				timer.Reset(left)
+				// The agent's answer is the guest's to choose.
+				timer.Reset(max(left, min(limit, idleRest)))
 				continue
 			}
 			m.stops.request(stopRequest{reason: ReasonIdle, grace: m.spec.StopGrace,
