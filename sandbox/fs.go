@@ -26,15 +26,12 @@ import (
 // end of a context is under either.
 type FS struct {
 	sandbox string
-	// shared is the connection for single operations, dial one for a File or a
-	// tree.
+	// shared is the connection for single operations (newSharedClient), dial one
+	// for a File or a tree.
 	shared func(context.Context) (*ttrpc.Client, error)
 	dial   func(context.Context) (net.Conn, error)
 	// lost explains a connection that ended.
 	lost func(error) error
-	// calls holds a token per single operation under way: a guest that answers
-	// none does not pile them up.
-	calls chan struct{}
 }
 
 // Bounds of what is held in memory for the guest.
@@ -47,7 +44,6 @@ const (
 	MaxReadDir = 1 << 20
 
 	maxListBytes  = 64 << 20 // of names
-	maxFileCalls  = 32
 	maxGuestName  = syscall.PathMax - 1
 	maxLinkTarget = syscall.PathMax - 1
 )
@@ -57,17 +53,16 @@ func (s *Sandbox) FS() *FS {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fs == nil {
-		s.fs = newFS(s.name, s.agentConn, s.dialAgent, s.lost)
+		s.fs = newFS(s.name, s.filesConn, s.dialAgent, s.lost)
 	}
 	return s.fs
 }
 
 func newFS(name string, shared func(context.Context) (*ttrpc.Client, error), dial func(context.Context) (net.Conn, error), lost func(error) error) *FS {
-	return &FS{sandbox: name, shared: shared, dial: dial, lost: lost, calls: make(chan struct{}, maxFileCalls)}
+	return &FS{sandbox: name, shared: shared, dial: dial, lost: lost}
 }
 
-// call does a single operation. When ctx ends it returns; the answer is still
-// waited for, in the background, for the connection is others' too.
+// call does a single operation.
 func (f *FS) call(ctx context.Context, r *proto.FileRequest) (*proto.FileResponse, error) {
 	if len(r.GetPath()) > maxGuestName || len(r.GetTarget()) > maxGuestName {
 		return nil, syscall.ENAMETOOLONG
@@ -75,40 +70,22 @@ func (f *FS) call(ctx context.Context, r *proto.FileRequest) (*proto.FileRespons
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	select {
-	case f.calls <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	client, err := f.shared(ctx)
 	if err != nil {
-		<-f.calls
 		return nil, err
 	}
-	type answer struct {
-		resp *proto.FileResponse
-		err  error
+	resp, err := proto.NewFilesClient(client).Op(ctx, r)
+	switch {
+	case err != nil && err == ctx.Err():
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", proto.ErrLost, err)
+	case resp.GetFailure() != nil:
+		return resp, &proto.FileError{Failure: resp.GetFailure()}
+	case len(resp.GetData()) > proto.MaxChunk:
+		return nil, errors.New("the guest sent more data than the protocol allows")
 	}
-	done := make(chan answer, 1)
-	go func() {
-		defer func() { <-f.calls }()
-		resp, err := proto.NewFilesClient(client).Op(context.WithoutCancel(ctx), r)
-		switch {
-		case err != nil:
-			err = fmt.Errorf("%w: %w", proto.ErrLost, err)
-		case resp.GetFailure() != nil:
-			err = &proto.FileError{Failure: resp.GetFailure()}
-		case len(resp.GetData()) > proto.MaxChunk:
-			err = errors.New("the guest sent more data than the protocol allows")
-		}
-		done <- answer{resp, err}
-	}()
-	select {
-	case a := <-done:
-		return a.resp, a.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return resp, nil
 }
 
 // session opens a connection of its own.

@@ -66,7 +66,7 @@ func hostile(t testing.TB, l liar) *FS {
 	dial := func(context.Context) (net.Conn, error) { return net.Dial("unix", socket) }
 	conn, err := dial(ctx)
 	require.NoError(t, err)
-	client := proto.NewClient(conn)
+	client := newSharedClient(conn, func() {})
 	t.Cleanup(func() {
 		client.Close()
 		cancel()
@@ -107,7 +107,7 @@ func tree(list func() *proto.FileResponse, rest liar) liar {
 }
 
 // Whatever names a guest lists, nothing outside the destination is touched.
-func TestHostileNames_T16(t *testing.T) {
+func TestHostileNames_Row16(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "../escaped", "a/b", "/tmp/escaped", "x\x00y", string(make([]byte, 5000))} {
 		top := t.TempDir()
 		f := hostile(t, tree(func() *proto.FileResponse { return listing(true, regular, "ok", name) }, nil))
@@ -134,7 +134,7 @@ func requireOnly(t testing.TB, dir string, names ...string) {
 
 // A guest that lists a link and then something below the link's name, or the
 // same name as a link and as a file, writes nothing through it.
-func TestHostileLinks_T30(t *testing.T) {
+func TestHostileLinks_Row30(t *testing.T) {
 	top := t.TempDir()
 	outside := filepath.Join(top, "outside")
 	require.NoError(t, os.Mkdir(outside, 0o755))
@@ -256,7 +256,7 @@ func TestHostileSilence(t *testing.T) {
 	_, err := f.Stat(t.Context(), "/answers")
 	require.NoError(t, err)
 	// Even when as many calls as there may be are never answered.
-	for range maxFileCalls {
+	for range maxSharedCalls {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		_, err := f.Stat(ctx, "/x")
 		require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -45,7 +45,7 @@ func inProcess(t testing.TB) (*FS, *ttrpc.Client) {
 	dial := func(context.Context) (net.Conn, error) { return net.Dial("unix", socket) }
 	conn, err := dial(ctx)
 	require.NoError(t, err)
-	client := proto.NewClient(conn)
+	client := newSharedClient(conn, func() {})
 	_, err = proto.NewAgentClient(client).Setup(ctx, &proto.SetupRequest{})
 	require.NoError(t, err)
 	t.Cleanup(func() {
