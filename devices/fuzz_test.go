@@ -49,9 +49,9 @@ func seeds(f *testing.F) {
 	f.Add(all)
 }
 
-// FuzzSerial_T9: any program of accesses is harmless, and no more input is
+// FuzzSerial_Row9: any program of accesses is harmless, and no more input is
 // buffered than the cap.
-func FuzzSerial_T9(f *testing.F) {
+func FuzzSerial_Row9(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, program []byte) {
 		irq := new(edges)
@@ -74,8 +74,8 @@ func FuzzSerial_T9(f *testing.F) {
 	})
 }
 
-// FuzzRTC_T9: any program of accesses, with a clock that jumps, is harmless.
-func FuzzRTC_T9(f *testing.F) {
+// FuzzRTC_Row9: any program of accesses, with a clock that jumps, is harmless.
+func FuzzRTC_Row9(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, program []byte) {
 		now := time.Unix(1_800_000_000, 0)
@@ -91,8 +91,8 @@ func FuzzRTC_T9(f *testing.F) {
 	})
 }
 
-// FuzzI8042_T9: any program of accesses is harmless.
-func FuzzI8042_T9(f *testing.F) {
+// FuzzI8042_Row9: any program of accesses is harmless.
+func FuzzI8042_Row9(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, program []byte) {
 		d := NewI8042(func() {})
@@ -103,8 +103,8 @@ func FuzzI8042_T9(f *testing.F) {
 	})
 }
 
-// FuzzExit_T9: only a write of one byte at offset 0 exits.
-func FuzzExit_T9(f *testing.F) {
+// FuzzExit_Row9: only a write of one byte at offset 0 exits.
+func FuzzExit_Row9(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, program []byte) {
 		runProgram(t, program, 1, NewExit(func(uint8) {}), nil)

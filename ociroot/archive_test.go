@@ -155,7 +155,7 @@ func TestLoad_Legacy(t *testing.T) {
 	requireExactly(t, into)
 }
 
-func TestLoad_T30_Hostile(t *testing.T) {
+func TestLoad_Row30_Hostile(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit func(map[string]string)
 		want error

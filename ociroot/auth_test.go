@@ -129,7 +129,7 @@ func newRecorder(t *testing.T, f http.HandlerFunc) *recorder {
 
 // A redirect to another host is followed, for the content, but without the
 // credentials: not the password, and no token.
-func TestPull_T32_RedirectCarriesNoCredentials(t *testing.T) {
+func TestPull_Row32_RedirectCarriesNoCredentials(t *testing.T) {
 	img := sample(t)
 	for _, scheme := range []string{"basic", "bearer", "registry token"} {
 		for _, answer := range []string{"content", "challenge", "basic challenge"} {
@@ -189,7 +189,7 @@ func TestPull_T32_RedirectCarriesNoCredentials(t *testing.T) {
 }
 
 // The token service may be elsewhere, but it cannot hand the credentials on.
-func TestPull_T32_TokenServiceRedirects(t *testing.T) {
+func TestPull_Row32_TokenServiceRedirects(t *testing.T) {
 	for _, auth := range []*Auth{{Username: user, Password: password}, {IdentityToken: "identity-token"}} {
 		r, s := newRegistry(t), newStore(t, Options{})
 		ref := r.push(t, "private/x", sample(t))

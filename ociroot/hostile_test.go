@@ -72,7 +72,7 @@ func nothingLeft(t testing.TB, s *Store) {
 }
 
 // What a registry may do wrong with a layer, and the error that it gives.
-func TestPull_T32_HostileBlob(t *testing.T) {
+func TestPull_Row32_HostileBlob(t *testing.T) {
 	img := sample(t)
 	data := rawOf(t, img, 0)
 	for _, c := range []struct {
@@ -228,7 +228,7 @@ func hostileManifests() map[string]struct {
 	}
 }
 
-func TestPull_T32_HostileManifest(t *testing.T) {
+func TestPull_Row32_HostileManifest(t *testing.T) {
 	for name, c := range hostileManifests() {
 		t.Run(name, func(t *testing.T) {
 			r, s := newRegistry(t), newStore(t, Options{})
@@ -243,7 +243,7 @@ func TestPull_T32_HostileManifest(t *testing.T) {
 }
 
 // A manifest under a media type that it has not.
-func TestPull_T32_ContentTypeLies(t *testing.T) {
+func TestPull_Row32_ContentTypeLies(t *testing.T) {
 	r, s := newRegistry(t), newStore(t, Options{})
 	img := sample(t)
 	raw, err := img.RawManifest()
@@ -284,7 +284,7 @@ func TestPull_ManifestDigest(t *testing.T) {
 }
 
 // Indexes that contain each other end.
-func TestPull_T32_IndexBomb(t *testing.T) {
+func TestPull_Row32_IndexBomb(t *testing.T) {
 	r, s := newRegistry(t), newStore(t, Options{})
 	bodies := map[string]string{}
 	last := `{"schemaVersion":2,"manifests":[` + descText(string(types.OCIImageIndex), 5, "e") + `]}`
@@ -307,7 +307,7 @@ func TestPull_T32_IndexBomb(t *testing.T) {
 }
 
 // An endless manifest, or one whose announced length is a lie.
-func TestPull_T32_HugeManifest(t *testing.T) {
+func TestPull_Row32_HugeManifest(t *testing.T) {
 	for name, announce := range map[string]string{"endless": "", "announced": strconv.FormatInt(1<<40, 10)} {
 		t.Run(name, func(t *testing.T) {
 			r, s := newRegistry(t), newStore(t, Options{})
@@ -353,7 +353,7 @@ func TestPull_EndlessPing(t *testing.T) {
 
 // Layers that are small and become large, and layers that are not what the
 // configuration says.
-func TestPull_T31_HostileLayers(t *testing.T) {
+func TestPull_Row31_HostileLayers(t *testing.T) {
 	small := flatten.Limits{Bytes: 1 << 20, Entries: 1000}
 	zeros := tarOf(t, file{name: "z", data: string(make([]byte, 200<<20))})
 	tail := append(tarOf(t, file{name: "a", data: "a"}), make([]byte, 200<<20)...)
@@ -395,7 +395,7 @@ func TestPull_T31_HostileLayers(t *testing.T) {
 }
 
 // Configurations that must be refused.
-func TestPull_T32_HostileConfig(t *testing.T) {
+func TestPull_Row32_HostileConfig(t *testing.T) {
 	layer := tarOf(t, file{name: "a", data: "a"})
 	diff := digestOf(layer).String()
 	for name, body := range map[string]string{
@@ -460,7 +460,7 @@ func TestPull_Cancelled(t *testing.T) {
 }
 
 // An image without layers would leave the choice of the root to something else.
-func TestPull_T23_NoLayers(t *testing.T) {
+func TestPull_Row23_NoLayers(t *testing.T) {
 	r, s := newRegistry(t), newStore(t, Options{})
 	ref := r.push(t, "x", imageOf(t))
 	_, err := s.Pull(context.Background(), ref, anonymous())

@@ -16,7 +16,7 @@ import (
 
 // Names cost little in an archive, and a change of index.json each in the
 // cache, which has room for so many.
-func TestLoadOfManyNames_T31(t *testing.T) {
+func TestLoadOfManyNames_Row31(t *testing.T) {
 	layer := tarOf(t, file{name: "f", data: "x"})
 	config := fmt.Sprintf(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["%s"]}}`, digestOf(layer))
 	var entries []dockerEntry

@@ -79,7 +79,7 @@ func TestHostileEntries(t *testing.T) {
 
 // A backing file is refused in every mode, and its name, which the image chose,
 // goes nowhere.
-func TestBackingFile_T7_IsRefused(t *testing.T) {
+func TestBackingFile_Row7_IsRefused(t *testing.T) {
 	for _, version := range []uint32{2, 3} {
 		l := plain
 		l.version = version
@@ -97,7 +97,7 @@ func TestBackingFile_T7_IsRefused(t *testing.T) {
 
 // The disk's data is never written over a table, and a table in use is never
 // allocated.
-func TestTables_T7_AreNotOverwritten(t *testing.T) {
+func TestTables_Row7_AreNotOverwritten(t *testing.T) {
 	p, l1 := one(t, plain)
 	table := binary.BigEndian.Uint64(p[l1:]) & entryOffset
 	block := binary.BigEndian.Uint64(p[binary.BigEndian.Uint64(p[offRefcountTable:]):])

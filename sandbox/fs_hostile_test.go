@@ -352,3 +352,65 @@ func FuzzFiles_Guest(f *testing.F) {
 		}
 	})
 }
+
+// A byte here and there in a file takes a block of the host's disk each, and
+// counts as one.
+func TestHostileHoles_MaxBytes(t *testing.T) {
+	var offset, step int64
+	f := hostile(t, func(r *proto.FileRequest) *proto.FileResponse {
+		switch r.GetKind() {
+		case proto.FileRequest_STAT, proto.FileRequest_OPEN:
+			return &proto.FileResponse{Attr: &proto.FileAttr{Mode: regular, Size: 1 << 40}}
+		case proto.FileRequest_NEXT:
+			offset += step
+			return &proto.FileResponse{Data: []byte("x"), Offset: offset, Eof: offset >= 64<<20}
+		}
+		return &proto.FileResponse{}
+	})
+	dir := t.TempDir()
+	for _, step = range []int64{64 << 10, diskBlock} {
+		offset = 0
+		require.ErrorIs(t, f.CopyToHost(t.Context(), "/f", dir+"/f", CopyOptions{MaxBytes: 64 << 10}), errTooManyBytes)
+		// The guest has been asked for some pieces ahead.
+		require.LessOrEqual(t, offset, (16+1+proto.Window)*step)
+		requireOnly(t, dir)
+	}
+	offset, step = 0, 1<<20
+	require.NoError(t, f.CopyToHost(t.Context(), "/f", dir+"/f", CopyOptions{MaxBytes: 64 * diskBlock}))
+	var st syscall.Stat_t
+	require.NoError(t, syscall.Stat(dir+"/f", &st))
+	require.LessOrEqual(t, 512*st.Blocks, int64(64*diskBlock))
+}
+
+// What the guest says it wrote is neither more than it was given nor, without a
+// word, less.
+func TestHostileWritten(t *testing.T) {
+	for written, want := range map[uint32]string{60000: "more than it was given", 5: "more than it was given", 3: "short write", 0: "short write", 1<<32 - 1: "more than it was given"} {
+		f := hostile(t, func(r *proto.FileRequest) *proto.FileResponse {
+			resp := &proto.FileResponse{Attr: &proto.FileAttr{Mode: regular}}
+			if k := r.GetKind(); k == proto.FileRequest_WRITE || k == proto.FileRequest_WRITE_FILE {
+				resp.Written = written
+			}
+			return resp
+		})
+		file, err := f.Create(t.Context(), "/x")
+		require.NoError(t, err)
+		for _, write := range []func([]byte) (int, error){
+			file.Write,
+			func(p []byte) (int, error) { return file.WriteAt(p, 7) },
+		} {
+			n, err := write([]byte("four"))
+			require.ErrorContains(t, err, want)
+			require.LessOrEqual(t, n, 4)
+			if written < 4 {
+				require.EqualValues(t, written, n)
+				require.ErrorIs(t, err, io.ErrShortWrite)
+			}
+		}
+		n, err := file.ReadFrom(bytes.NewReader(make([]byte, 70_000)))
+		require.Error(t, err)
+		require.LessOrEqual(t, n, int64(70_000))
+		require.NoError(t, file.Close())
+		require.ErrorIs(t, f.WriteFile(t.Context(), "/x", []byte("four"), 0o644), io.ErrShortWrite)
+	}
+}

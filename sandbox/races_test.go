@@ -84,7 +84,7 @@ func TestUnstart(t *testing.T) {
 
 // An image cannot make a sandbox whose record nobody can read, or that the
 // agent refuses, and is the one to blame.
-func TestLargeImageConfig_T32(t *testing.T) {
+func TestLargeImageConfig_Row32(t *testing.T) {
 	for name, image := range map[string]ImageConfig{
 		"labels":    {Labels: map[string]string{"l": strings.Repeat("<", 1<<20)}},
 		"command":   {Cmd: []string{strings.Repeat("x", 4<<20-100)}},
@@ -112,7 +112,7 @@ func many(name string, n int) []string {
 
 // A disk image or a kernel that has become a FIFO since it was checked is
 // refused, not waited for.
-func TestOpenRegular_T17(t *testing.T) {
+func TestOpenRegular_Row17(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, unix.Mkfifo(fifo, 0o600))
 	_, err := openDisk(Disk{Path: fifo, Format: formatRaw, ReadOnly: true})

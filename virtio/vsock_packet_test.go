@@ -236,9 +236,9 @@ func TestVsockPacket_T63_Backlog(t *testing.T) {
 	require.Zero(t, table+live)
 }
 
-// TestVsockPacket_T12_NothingLeaks throws random packets at a device with open
+// TestAdvisory_CVE_2022_26354_NothingLeaks throws random packets at a device with open
 // connections: no goroutine, no memory, no connection stays.
-func TestVsockPacket_T12_NothingLeaks(t *testing.T) {
+func TestAdvisory_CVE_2022_26354_NothingLeaks(t *testing.T) {
 	w := newVsockWire(t)
 	l, err := w.v.Listen(1024)
 	require.NoError(t, err)

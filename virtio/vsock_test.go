@@ -126,9 +126,9 @@ func TestVsock_T60_ShortPackets(t *testing.T) {
 	require.False(t, d.NeedsReset())
 }
 
-// TestVsock_T11_RxBuffers: rx buffers too small for a packet are given back
+// TestAdvisory_CVE_2021_3748_RxBuffers: rx buffers too small for a packet are given back
 // empty; others may be cut up in any way and have readable parts.
-func TestVsock_T11_RxBuffers(t *testing.T) {
+func TestAdvisory_CVE_2021_3748_RxBuffers(t *testing.T) {
 	v, d := vsockDriver(t, virtiotest.Config{})
 	l, err := v.Listen(1000)
 	require.NoError(t, err)
@@ -151,9 +151,9 @@ func TestVsock_T11_RxBuffers(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-// TestVsock_T03_RxStarvation: a guest that posts no rx buffers holds up what goes
+// TestAdvisory_CVE_2020_16843_RxStarvation: a guest that posts no rx buffers holds up what goes
 // to it, not what comes from it; a thousand times.
-func TestVsock_T03_RxStarvation(t *testing.T) {
+func TestAdvisory_CVE_2020_16843_RxStarvation(t *testing.T) {
 	v, d := vsockDriver(t, virtiotest.Config{})
 	l, err := v.Listen(1000)
 	require.NoError(t, err)

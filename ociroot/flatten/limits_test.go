@@ -20,7 +20,7 @@ import (
 	"github.com/sandpit-vm/sandpit/ociroot/flatten"
 )
 
-func TestLimits_T31(t *testing.T) {
+func TestLimits_Row31(t *testing.T) {
 	many := func(n int) []byte {
 		var ents []ent
 		for i := range n {
@@ -76,7 +76,7 @@ func TestLimits_T31(t *testing.T) {
 
 // A few bytes that claim to be terabytes are refused before a byte is made of
 // them, and a sparse file within the limit takes no space.
-func TestSparseBomb_T31(t *testing.T) {
+func TestSparseBomb_Row31(t *testing.T) {
 	sparse := func(size int64) []byte {
 		var buf bytes.Buffer
 		w := tar.NewWriter(&buf)
@@ -129,7 +129,7 @@ func fixChecksum(h []byte) {
 }
 
 // Work grows with the layer, not with the square of it.
-func TestManyWhiteouts_T31(t *testing.T) {
+func TestManyWhiteouts_Row31(t *testing.T) {
 	const n = 20_000
 	var lower, upper []ent
 	for i := range n {

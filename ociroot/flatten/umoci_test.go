@@ -79,7 +79,7 @@ func TestEqualsUmoci(t *testing.T) {
 }
 
 // Names that lead elsewhere are refused, or stay inside.
-func TestHostileNames_T30(t *testing.T) {
+func TestHostileNames_Row30(t *testing.T) {
 	for name, c := range map[string]struct {
 		ents []ent
 		want error
