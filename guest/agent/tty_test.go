@@ -32,7 +32,7 @@ func (s *shown) String() string {
 
 func (s *shown) waitFor(t *testing.T, text string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return strings.Contains(s.String(), text) }, 10*time.Second, 5*time.Millisecond,
+	require.Eventually(t, func() bool { return strings.Contains(s.String(), text) }, time.Minute, 20*time.Millisecond,
 		"no %q on the screen", text)
 }
 
