@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -66,6 +67,8 @@ type AttachOptions struct {
 	// commas, each a character or ctrl- and one of a to z, @, [, \, ], ^ and _.
 	// Default "ctrl-p,ctrl-q"; "none" is none. The first keys of a sequence are
 	// held back until it is clear that they do not begin it, a second at most.
+	// They work while the command, or the guest, takes nothing, too, unless more
+	// than a mebibyte was typed before them.
 	DetachKeys string
 }
 
@@ -81,6 +84,8 @@ type Terminal struct {
 	mu       sync.Mutex
 	stdinErr error
 	waited   bool
+	leaving  bool
+	silent   bool // the guest was asked to let go and did not answer
 }
 
 // Attach starts a command on a terminal that can be left and returned to. A
@@ -237,6 +242,9 @@ func (t *Terminal) ID() string { return t.id }
 // PID is the process ID of the command in the guest.
 func (t *Terminal) PID() int { return t.exec.PID() }
 
+// resizeTimeout is after which a size is given up, for the next one.
+const resizeTimeout = 5 * time.Second
+
 // follow sets the sizes that the caller gives.
 func (t *Terminal) follow(sizes <-chan TTYSize) {
 	for {
@@ -245,8 +253,11 @@ func (t *Terminal) follow(sizes <-chan TTYSize) {
 			if !ok {
 				return
 			}
-			// A terminal that has ended has no size; nothing to report.
-			_ = t.Resize(size)
+			// A terminal that has ended has no size, and a guest that does
+			// not answer leaves it as it was; nothing to report.
+			ctx, cancel := context.WithTimeout(t.ctx, resizeTimeout)
+			_ = t.resize(ctx, size)
+			cancel()
 		case <-t.exec.Done():
 			return
 		}
@@ -254,9 +265,11 @@ func (t *Terminal) follow(sizes <-chan TTYSize) {
 }
 
 // Resize sets the size of the terminal.
-func (t *Terminal) Resize(size TTYSize) error {
-	return t.beside("resize", func(agent proto.AgentClient) error {
-		_, err := agent.Resize(t.ctx, &proto.ResizeRequest{Id: t.id, Rows: uint32(size.Rows), Cols: uint32(size.Cols)})
+func (t *Terminal) Resize(size TTYSize) error { return t.resize(t.ctx, size) }
+
+func (t *Terminal) resize(ctx context.Context, size TTYSize) error {
+	return t.beside(ctx, "resize", func(agent proto.AgentClient) error {
+		_, err := agent.Resize(ctx, &proto.ResizeRequest{Id: t.id, Rows: uint32(size.Rows), Cols: uint32(size.Cols)})
 		return err
 	})
 }
@@ -264,7 +277,7 @@ func (t *Terminal) Resize(size TTYSize) error {
 // Signal sends a signal to the command's process group. SIGKILL reaches all its
 // descendants, whatever group they are in.
 func (t *Terminal) Signal(sig syscall.Signal) error {
-	return t.beside("signal", func(agent proto.AgentClient) error {
+	return t.beside(t.ctx, "signal", func(agent proto.AgentClient) error {
 		_, err := agent.Signal(t.ctx, &proto.SignalRequest{Id: t.id, Signal: int32(sig)})
 		return err
 	})
@@ -273,8 +286,8 @@ func (t *Terminal) Signal(sig syscall.Signal) error {
 // Kill is Signal with SIGKILL.
 func (t *Terminal) Kill() error { return t.Signal(syscall.SIGKILL) }
 
-func (t *Terminal) beside(op string, call func(proto.AgentClient) error) error {
-	agent, err := t.sb.agentClient(t.ctx)
+func (t *Terminal) beside(ctx context.Context, op string, call func(proto.AgentClient) error) error {
+	agent, err := t.sb.agentClient(ctx)
 	if err == nil {
 		err = call(agent)
 	}
@@ -284,14 +297,44 @@ func (t *Terminal) beside(op string, call func(proto.AgentClient) error) error {
 	return nil
 }
 
-// Detach leaves the terminal; Wait returns ErrDetached. What was typed before
-// still reaches the command. Leaving a terminal that has ended, or was left
-// before, is no error.
+// detachTimeout is how long the guest may take to answer that the terminal was
+// left.
+const detachTimeout = 2 * time.Second
+
+// Detach leaves the terminal; Wait returns ErrDetached, after two seconds at
+// most if the guest does not answer. What was typed before still reaches the
+// command. Leaving a terminal that has ended, or was left before, is no error.
 func (t *Terminal) Detach() error {
-	if err := t.exec.Detach(); err != nil && t.ctx.Err() == nil {
+	t.mu.Lock()
+	if !t.leaving {
+		t.leaving = true
+		// The request may wait too.
+		time.AfterFunc(detachTimeout, t.abandon)
+	}
+	t.mu.Unlock()
+	if err := t.exec.Detach(); err != nil && t.ctx.Err() == nil && !t.abandoned() {
 		return &Error{t.sb.name, "detach", err}
 	}
 	return nil
+}
+
+// abandon closes the connection, which a guest that works takes for Detach.
+func (t *Terminal) abandon() {
+	select {
+	case <-t.exec.Done():
+		return
+	default:
+	}
+	t.mu.Lock()
+	t.silent = true
+	t.mu.Unlock()
+	_ = t.exec.Close()
+}
+
+func (t *Terminal) abandoned() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.silent
 }
 
 // Wait waits until the command has ended, or the terminal was left or lost, and
@@ -299,7 +342,8 @@ func (t *Terminal) Detach() error {
 // command has ended; ErrDetached, ErrTaken or the context's error if it goes
 // on. In every case but the last, and a lost connection, what programs had
 // switched on in Stdout's terminal (its alternate screen, mouse reports and the
-// like) has been switched off again.
+// like) has been switched off again, unless os.ErrDeadlineExceeded is beside
+// ErrDetached: the guest did not answer.
 func (t *Terminal) Wait() error {
 	t.mu.Lock()
 	if t.waited {
@@ -323,6 +367,8 @@ func (t *Terminal) Wait() error {
 		return &Error{t.sb.name, "attach", ErrTaken}
 	case errors.Is(err, proto.ErrDetached):
 		return t.left(err)
+	case t.abandoned():
+		return t.left(errors.Join(proto.ErrDetached, fmt.Errorf("the guest did not answer within %v: %w", detachTimeout, os.ErrDeadlineExceeded)))
 	case t.ctx.Err() != nil:
 		return t.ctx.Err()
 	}

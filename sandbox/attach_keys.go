@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
 const defaultDetachKeys = "ctrl-p,ctrl-q"
@@ -85,58 +88,104 @@ func (s *keyScanner) flush() []byte {
 	return b
 }
 
-// typeStdin types what stdin gives until the terminal has ended or is left.
-func (t *Terminal) typeStdin(stdin io.Reader, keys []byte) {
-	type typed struct {
-		b   []byte
-		err error
+// maxTyped bounds what was typed and not taken by the command, beyond the
+// protocol's own window. Nobody types so much: a paste, or a program that writes
+// to Stdin, that is so far ahead waits, and with it the keys that come after.
+const maxTyped = 1 << 20
+
+// typedGrace is how long what was typed before the keys may take to be sent.
+const typedGrace = 500 * time.Millisecond
+
+// typed is what a Read of stdin gave.
+type typed struct {
+	b   []byte
+	err error
+}
+
+func (t *Terminal) readStdin(stdin io.Reader, chunks chan<- typed) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := stdin.Read(buf)
+		select {
+		case chunks <- typed{bytes.Clone(buf[:n]), err}:
+		case <-t.exec.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
 	}
+}
+
+// typeStdin types what stdin gives until the terminal has ended or is left. The
+// keys are looked for as soon as they are typed: a command, or a guest, that
+// takes nothing must not keep its caller.
+func (t *Terminal) typeStdin(stdin io.Reader, keys []byte) {
 	chunks := make(chan typed)
+	go t.readStdin(stdin, chunks)
+	writes, written := make(chan []byte), make(chan struct{})
 	go func() {
-		buf := make([]byte, 32<<10)
-		for {
-			n, err := stdin.Read(buf)
-			select {
-			case chunks <- typed{bytes.Clone(buf[:n]), err}:
-			case <-t.exec.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
+		defer close(written)
+		for b := range writes {
+			// If it fails the terminal has ended, or was lost: Wait tells.
+			_, _ = t.exec.Write(b)
 		}
 	}()
-	s := keyScanner{keys: keys}
-	var pause <-chan time.Time
-	// A failed write means that the terminal has ended, or was lost: Wait tells.
-	pass := func(b []byte) { _, _ = t.exec.Write(b) }
+	finish := sync.OnceFunc(func() { close(writes) })
+	defer finish()
+
+	var (
+		s     = keyScanner{keys: keys}
+		queue []byte
+		end   func()           // what comes after the queue; nil while there is more to read
+		pause <-chan time.Time // of the keys
+		grace <-chan time.Time // of the queue
+	)
+	leave := func() {
+		end, grace, pause = func() { _ = t.Detach() }, time.After(typedGrace), nil
+	}
 	for {
-		select {
-		case c := <-chunks:
-			b, leave := s.scan(c.b)
-			pass(b)
-			if leave {
-				_ = t.Detach()
-				return
+		in, out := chunks, writes
+		if end != nil || len(queue) >= maxTyped {
+			in = nil
+		}
+		if len(queue) == 0 {
+			out = nil
+			if end != nil {
+				finish()
 			}
+		}
+		next := queue[:min(len(queue), proto.MaxChunk)]
+		select {
+		case c := <-in:
+			b, complete := s.scan(c.b)
+			queue = append(queue, b...)
 			if pause = nil; s.held > 0 {
 				pause = time.After(keyPause)
 			}
 			switch {
+			case complete:
+				leave()
 			case c.err == nil:
 			case errors.Is(c.err, io.EOF):
-				pass(s.flush())
-				_ = t.exec.CloseStdin()
-				return
+				queue = append(queue, s.flush()...)
+				pause, end = nil, func() { _ = t.exec.CloseStdin() }
 			default:
 				t.mu.Lock()
 				t.stdinErr = c.err
 				t.mu.Unlock()
-				_ = t.Detach()
-				return
+				leave()
 			}
+		case out <- next:
+			queue = queue[len(next):]
 		case <-pause:
-			pass(s.flush())
+			queue = append(queue, s.flush()...)
+		case <-written:
+			end()
+			return
+		case <-grace:
+			end()
+			return
 		case <-t.exec.Done():
 			return
 		}
