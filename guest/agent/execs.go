@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	pb "google.golang.org/protobuf/proto"
+
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
@@ -33,10 +35,7 @@ func (a *Agent) Execs(_ context.Context, r *proto.ExecsRequest) (_ *proto.ExecLi
 		}
 		info := x.info()
 		list.Execs = append(list.Execs, info)
-		size += len(info.Id)
-		for _, arg := range info.Args {
-			size += len(arg)
-		}
+		size += pb.Size(info) + 4 // its tag and length
 	}
 	return list, nil
 }
