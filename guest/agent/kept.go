@@ -228,7 +228,7 @@ func (k *kept) leave(s *session) {
 func (k *kept) dismiss(s *session, taken bool) {
 	k.mu.Lock()
 	k.session = nil
-	s.taken = taken
+	s.taken, s.over = taken, !k.endedAt.IsZero()
 	if k.screen != nil {
 		s.farewell = k.screen.farewell()
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
@@ -25,7 +26,13 @@ type session struct {
 	input    chan []byte // a window and the end on top; closed at its end
 	inputEOF bool        // by the receiving goroutine only
 
+	// Credit for input goes through the handler: a caller that takes nothing
+	// must not hold up what types for it.
+	owed    atomic.Uint32
+	nowOwed chan struct{} // a token if there may be some
+
 	taken    bool   // set before gone
+	over     bool   // set before gone: the command had ended by then
 	farewell []byte // set before gone, or the command's end
 }
 
@@ -39,6 +46,8 @@ func newSession(stream proto.Agent_ExecServer) *session {
 		left:   make(chan struct{}),
 		typed:  make(chan struct{}),
 		input:  make(chan []byte, proto.Window+1),
+
+		nowOwed: make(chan struct{}, 1),
 	}
 	for range proto.Window - 1 { // one is the farewell's
 		s.credit <- struct{}{}
@@ -84,6 +93,11 @@ func (k *kept) serve(ctx context.Context, s *session, first []byte) error {
 	for len(first) > 0 {
 		select {
 		case <-s.credit:
+		case <-s.nowOwed:
+			if err := s.sendOwed(); err != nil {
+				return err
+			}
+			continue
 		case <-s.left:
 			first = nil
 			continue
@@ -104,7 +118,14 @@ func (k *kept) serve(ctx context.Context, s *session, first []byte) error {
 			if err := s.send(b); err != nil {
 				return err
 			}
+		case <-s.nowOwed:
+			if err := s.sendOwed(); err != nil {
+				return err
+			}
 		case <-s.gone:
+			if s.over { // both are ready: it had the terminal until the end
+				return k.sayExit(s)
+			}
 			return s.sayDetached()
 		case <-s.left:
 			// Keys that came before the wish to leave are the command's.
@@ -142,6 +163,23 @@ func (s *session) drain() error {
 
 func (s *session) send(b []byte) error {
 	return s.stream.Send(&proto.ExecOutput{Output: &proto.ExecOutput_Stdout{Stdout: b}})
+}
+
+// owe returns credit for so many messages. It never waits.
+func (s *session) owe(n uint32) {
+	s.owed.Add(n)
+	select {
+	case s.nowOwed <- struct{}{}:
+	default:
+	}
+}
+
+func (s *session) sendOwed() error {
+	n := s.owed.Swap(0)
+	if n == 0 {
+		return nil
+	}
+	return s.stream.Send(&proto.ExecOutput{Output: &proto.ExecOutput_StdinCredit{StdinCredit: n}})
 }
 
 func (s *session) sayDetached() error {
@@ -253,7 +291,7 @@ func (k *kept) typeInput(s *session) {
 			_, _ = k.x.master.Write(b)
 		}
 		if consumed++; consumed == proto.Window/2 {
-			_ = s.stream.Send(&proto.ExecOutput{Output: &proto.ExecOutput_StdinCredit{StdinCredit: consumed}})
+			s.owe(consumed)
 			consumed = 0
 		}
 	}

@@ -217,6 +217,51 @@ func TestKept_StoppedCaller(t *testing.T) {
 	require.NoError(t, conn.Close())
 }
 
+// The same while credit for what it typed is due to it.
+func TestKept_StoppedCallerHasTyped(t *testing.T) {
+	g := newGuest(t, "cgroup", &proto.SetupRequest{})
+	conn := g.dial()
+	stalled := &stalledConn{Conn: conn, stall: make(chan struct{}), gone: make(chan struct{})}
+	defer close(stalled.gone)
+	first, err := proto.StartExec(g.ctx(), stalled, &proto.ExecStart{Id: "k", Keep: true, Tty: true, Stdin: true,
+		Args: []string{"sh", "-c", "stty -echo -icanon; echo begin; yes | head -c 4M; echo; echo end; head -c 9 >/dev/null; exit 5"}}, nil, nil)
+	require.NoError(t, err)
+	close(stalled.stall)
+	time.Sleep(300 * time.Millisecond) // what it is sent does not fit any more
+	for range proto.Window / 2 {
+		typed(t, first, "x")
+	}
+	time.Sleep(300 * time.Millisecond) // all of it is typed
+	e, out := reattach(t, g, "k")
+	out.waitFor(t, "end")
+	typed(t, e, "y")
+	exit, err := e.Wait()
+	require.NoError(t, err)
+	require.EqualValues(t, 5, exit.Code)
+	require.NoError(t, conn.Close())
+}
+
+// A caller that had the terminal when the command ended gets its exit, even if
+// another one comes before it was told.
+func TestKept_EndedBeforeItWasTaken(t *testing.T) {
+	k := newKept(&execution{start: &proto.ExecStart{}})
+	s := newSession(nil)
+	k.session = s
+	close(s.typed)
+	k.exit, k.endedAt = &proto.ExecExit{Code: 7}, time.Now()
+	k.attach(newSession(nil), 24, 80)
+	require.True(t, s.over)
+	require.True(t, s.taken)
+
+	k = newKept(&execution{start: &proto.ExecStart{}})
+	s = newSession(nil)
+	k.session = s
+	close(s.typed)
+	k.attach(newSession(nil), 24, 80)
+	require.False(t, s.over)
+	require.True(t, s.taken)
+}
+
 // stalledConn does not read any more once stall is closed.
 type stalledConn struct {
 	net.Conn
