@@ -8,7 +8,7 @@ import (
 	"github.com/sandpit-vm/sandpit/kvm/guestmem"
 )
 
-// Memory balloon device, virtio 1.2 §5.5, with free page reporting (§5.5.6.5).
+// Memory balloon device, virtio 1.2 §5.5, with free page reporting (§5.5.6.7).
 // balloon_stats.go has the statistics queue.
 
 // balloonGuestConfigs are the kernel options that the guest's driver needs.
@@ -287,7 +287,7 @@ func (b *Balloon) deflate(c *Chain) error {
 	return nil
 }
 
-// report gives the ranges back that the writable buffers are, §5.5.6.5: the
+// report gives the ranges back that the writable buffers are, §5.5.6.7: the
 // whole pages inside them.
 func (b *Balloon) report(mem *guestmem.Memory, q *Queue, c *Chain) error {
 	for _, buf := range c.Writable() {

@@ -138,12 +138,10 @@ func TestHostTraceThatIsNone(t *testing.T) {
 }
 
 func FuzzStory(f *testing.F) {
-	for _, all := range []bool{false, true} {
-		var in bytes.Buffer
-		for _, e := range bootOfADisk() {
-			require.NoError(f, json.NewEncoder(&in).Encode(e))
-		}
-		f.Add(in.Bytes(), all)
+	for i, e := range bootOfADisk() { // short ones: the engine shortens what it finds
+		line, err := json.Marshal(e)
+		require.NoError(f, err)
+		f.Add(line, i%2 == 0)
 	}
 	f.Fuzz(func(t *testing.T, in []byte, all bool) {
 		var out bytes.Buffer
