@@ -152,6 +152,9 @@ func (s *Sandbox) Reattach(ctx context.Context, id string, opts AttachOptions) (
 	if err != nil {
 		return nil, err
 	}
+	if !validExecID(id) { // nothing can have it, and it may come from a guest
+		return nil, &Error{s.name, "reattach", fmt.Errorf("%.100q is no ID: %w", id, ErrNoTerminal)}
+	}
 	t := &Terminal{sb: s, ctx: ctx, id: id}
 	err = t.open("reattach", opts, keys, func(conn net.Conn) (*proto.Exec, error) {
 		return proto.AttachExec(ctx, conn, &proto.AttachStart{Id: id, Rows: uint32(opts.Size.Rows), Cols: uint32(opts.Size.Cols)}, opts.Stdout)

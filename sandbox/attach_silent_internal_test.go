@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,6 +117,37 @@ func TestTerminal_TypedBeforeTheKeysIsSent(t *testing.T) {
 	}
 	require.Equal(t, text, all)
 	requireAbandoned(t, term)
+}
+
+// liarAgent lists commands by names that are no IDs.
+type liarAgent struct {
+	proto.AgentService
+	id string
+}
+
+func (a liarAgent) Execs(context.Context, *proto.ExecsRequest) (*proto.ExecList, error) {
+	return &proto.ExecList{Execs: []*proto.ExecInfo{{Id: a.id, Keep: true, Tty: true}}}, nil
+}
+
+func TestListedExecs_IDsOfAGuestThatLies(t *testing.T) {
+	for _, id := range []string{"\x1b]0;owned\a", "a b", "a/b", "é", strings.Repeat("a", 65)} {
+		_, err := listExecs(t.Context(), liarClient{liarAgent{id: id}})
+		require.Error(t, err, id)
+		require.NotContains(t, err.Error(), "\x1b")
+		_, err = (&Sandbox{name: "box"}).Reattach(t.Context(), id, AttachOptions{})
+		require.ErrorIs(t, err, ErrNoTerminal, id)
+		require.NotContains(t, err.Error(), "\x1b")
+	}
+	list, err := listExecs(t.Context(), liarClient{liarAgent{id: "Az0._-"}})
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+}
+
+// liarClient calls it without a connection.
+type liarClient struct{ a liarAgent }
+
+func (c liarClient) Execs(ctx context.Context, r *proto.ExecsRequest) (*proto.ExecList, error) {
+	return c.a.Execs(ctx, r)
 }
 
 // endless is a program that types for ever.

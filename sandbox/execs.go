@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
@@ -32,22 +33,38 @@ const maxExecs = 1024
 
 // Execs lists the commands that run in the sandbox, by ID, those of other
 // processes too. The guest tells: its words are not to be trusted, nor sent to
-// a terminal as they are.
+// a terminal as they are; only the IDs are known to be such.
 func (s *Sandbox) Execs(ctx context.Context) ([]ExecInfo, error) {
 	agent, err := s.agentClient(ctx)
 	if err != nil {
 		return nil, &Error{s.name, "execs", err}
 	}
+	list, err := listExecs(ctx, agent)
+	if err != nil {
+		return nil, &Error{s.name, "execs", err}
+	}
+	return list, nil
+}
+
+// execLister is what lists them, page by page.
+type execLister interface {
+	Execs(context.Context, *proto.ExecsRequest) (*proto.ExecList, error)
+}
+
+func listExecs(ctx context.Context, agent execLister) ([]ExecInfo, error) {
 	var out []ExecInfo
 	after := ""
 	for {
 		list, err := agent.Execs(ctx, &proto.ExecsRequest{After: after})
 		if err != nil {
-			return nil, &Error{s.name, "execs", err}
+			return nil, err
 		}
 		for _, x := range list.GetExecs() {
 			if x.GetId() <= after || len(out) >= maxExecs {
-				return nil, &Error{s.name, "execs", errors.New("the guest's list has no order or no end")}
+				return nil, errors.New("the guest's list has no order or no end")
+			}
+			if !validExecID(x.GetId()) {
+				return nil, fmt.Errorf("the guest lists a command of the ID %.100q, which is none", x.GetId())
 			}
 			after = x.GetId()
 			out = append(out, ExecInfo{
