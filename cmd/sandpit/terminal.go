@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/term"
 
@@ -17,10 +16,6 @@ import (
 )
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
-
-// leaveTimeout is how long a terminal may take to be left in order when sandpit
-// is asked to end.
-const leaveTimeout = 2 * time.Second
 
 // terminalEnv is what a command on a terminal of ours has to know of it.
 func terminalEnv(env []string) []string {
@@ -42,13 +37,21 @@ func runOnTerminal(cmd *sandbox.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	// A command that has ended has no size; nothing to report.
-	stop := onSignal(func() {
-		if size, ok := terminalSize(out); ok {
-			_ = cmd.Resize(size)
-		}
-	}, syscall.SIGWINCH)
+	sizes, stop := followSize(func() (sandbox.TTYSize, bool) { return terminalSize(out) })
 	defer stop()
+	done := make(chan struct{})
+	defer close(done)
+	// Nobody waits for it: a silent guest never answers.
+	go func() {
+		for {
+			select {
+			case size := <-sizes:
+				_ = cmd.Resize(size) // a command that has ended has no size
+			case <-done:
+				return
+			}
+		}
+	}()
 	return cmd.Wait()
 }
 
@@ -90,7 +93,7 @@ func sayDetached(sb *sandbox.Sandbox, id string) {
 	if isTerminal(os.Stderr) {
 		begin = "\n" // the cursor is wherever the terminal had it
 	}
-	fmt.Fprintf(os.Stderr, "%sdetached; sandpit attach %s %s returns\n", begin, sb.Name(), id)
+	fmt.Fprintf(os.Stderr, "%sdetached; sandpit attach %s %s returns\n", begin, sb.Name(), oneLine(id))
 }
 
 // attended carries the streams. The terminal is nil if it could not be opened.
@@ -112,9 +115,11 @@ func attended(ctx context.Context, out int, opts sandbox.AttachOptions,
 			return
 		}
 		_ = t.Detach()
-		time.AfterFunc(leaveTimeout, cancel)
 	})
 	defer stopped()
+	sizes, stop := followSize(func() (sandbox.TTYSize, bool) { return terminalSize(out) })
+	defer stop()
+	opts.Resize = sizes
 	opened, err := open(inner, opts)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -128,15 +133,11 @@ func attended(ctx context.Context, out int, opts sandbox.AttachOptions,
 	if ctx.Err() != nil {
 		_ = t.Detach() // AfterFunc may have come before
 	}
-	stop := onSignal(func() {
-		if size, ok := terminalSize(out); ok {
-			_ = t.Resize(size)
-		}
-	}, syscall.SIGWINCH)
-	defer stop()
 	err = t.Wait()
 	var exit *sandbox.ExitError
-	if err != nil && !errors.As(err, &exit) && !errors.Is(err, sandbox.ErrDetached) && !errors.Is(err, sandbox.ErrTaken) && term.IsTerminal(out) {
+	told := err == nil || errors.As(err, &exit) || errors.Is(err, sandbox.ErrTaken) ||
+		errors.Is(err, sandbox.ErrDetached) && !errors.Is(err, os.ErrDeadlineExceeded)
+	if !told && term.IsTerminal(out) {
 		// Nobody said what programs had switched on.
 		_, _ = io.WriteString(os.Stdout, switchOff)
 	}
@@ -188,7 +189,25 @@ func terminalSize(fd int) (sandbox.TTYSize, bool) {
 	return sandbox.TTYSize{Rows: uint16(min(rows, 65535)), Cols: uint16(min(cols, 65535))}, true
 }
 
-// onSignal does something at every signal until stop is called.
+// followSize gives the size of a terminal at every change, the latest if nobody
+// has asked for the one before. stop waits for nothing that a guest does.
+func followSize(size func() (sandbox.TTYSize, bool)) (sizes <-chan sandbox.TTYSize, stop func()) {
+	latest := make(chan sandbox.TTYSize, 1)
+	return latest, onSignal(func() {
+		now, ok := size()
+		if !ok {
+			return
+		}
+		select {
+		case <-latest:
+		default:
+		}
+		latest <- now // this is the only sender
+	}, syscall.SIGWINCH)
+}
+
+// onSignal does something, which must not wait, at every signal until stop is
+// called.
 func onSignal(do func(), sig os.Signal) (stop func()) {
 	signals := make(chan os.Signal, 1)
 	done := make(chan struct{})
