@@ -27,8 +27,9 @@ type CopyOptions struct {
 	// an error.
 	Skipped func(name string)
 	// MaxEntries and MaxBytes bound what CopyToHost takes from the guest: files,
-	// directories and links, and bytes of contents, holes not counted. Default a
-	// million entries; bytes are bounded by the host's disk only.
+	// directories and links, and bytes of contents, in blocks of 4096 as they
+	// take room on a disk, holes not counted. Default a million entries; bytes
+	// are bounded by the host's disk only.
 	MaxEntries int
 	MaxBytes   int64
 }

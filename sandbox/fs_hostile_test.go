@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -356,30 +358,38 @@ func FuzzFiles_Guest(f *testing.F) {
 // A byte here and there in a file takes a block of the host's disk each, and
 // counts as one.
 func TestHostileHoles_MaxBytes(t *testing.T) {
-	var offset, step int64
-	f := hostile(t, func(r *proto.FileRequest) *proto.FileResponse {
-		switch r.GetKind() {
-		case proto.FileRequest_STAT, proto.FileRequest_OPEN:
-			return &proto.FileResponse{Attr: &proto.FileAttr{Mode: regular, Size: 1 << 40}}
-		case proto.FileRequest_NEXT:
-			offset += step
-			return &proto.FileResponse{Data: []byte("x"), Offset: offset, Eof: offset >= 64<<20}
-		}
-		return &proto.FileResponse{}
-	})
 	dir := t.TempDir()
-	for _, step = range []int64{64 << 10, diskBlock} {
-		offset = 0
-		require.ErrorIs(t, f.CopyToHost(t.Context(), "/f", dir+"/f", CopyOptions{MaxBytes: 64 << 10}), errTooManyBytes)
-		// The guest has been asked for some pieces ahead.
-		require.LessOrEqual(t, offset, (16+1+proto.Window)*step)
+	holes := func(step int64, opt CopyOptions) (asked int64, err error) {
+		var offset atomic.Int64
+		f := hostile(t, func(r *proto.FileRequest) *proto.FileResponse {
+			switch r.GetKind() {
+			case proto.FileRequest_STAT, proto.FileRequest_OPEN:
+				return &proto.FileResponse{Attr: &proto.FileAttr{Mode: regular, Size: 1 << 40}}
+			case proto.FileRequest_NEXT:
+				at := offset.Add(step)
+				return &proto.FileResponse{Data: []byte("x"), Offset: at, Eof: at >= 64<<20}
+			}
+			return &proto.FileResponse{}
+		})
+		err = f.CopyToHost(t.Context(), "/f", dir+"/f", opt)
+		return offset.Load() / step, err
+	}
+	for _, step := range []int64{64 << 10, diskBlock} {
+		asked, err := holes(step, CopyOptions{MaxBytes: 16 * diskBlock})
+		require.ErrorIs(t, err, errTooManyBytes)
+		require.LessOrEqual(t, asked, int64(16+1+proto.Window), "some are asked for ahead")
 		requireOnly(t, dir)
 	}
-	offset, step = 0, 1<<20
-	require.NoError(t, f.CopyToHost(t.Context(), "/f", dir+"/f", CopyOptions{MaxBytes: 64 * diskBlock}))
-	var st syscall.Stat_t
-	require.NoError(t, syscall.Stat(dir+"/f", &st))
-	require.LessOrEqual(t, 512*st.Blocks, int64(64*diskBlock))
+	_, err := holes(1<<20, CopyOptions{MaxBytes: 63 * diskBlock})
+	require.NoError(t, err)
+	_, err = holes(1<<20, CopyOptions{MaxBytes: 63*diskBlock - 1})
+	require.ErrorIs(t, err, errTooManyBytes)
+	// What is contiguous counts once, however it comes.
+	c := &toHost{guestCopy: &guestCopy{opt: CopyOptions{MaxBytes: 2 * diskBlock}}}
+	var counted int64
+	for i := range int64(2 * diskBlock) {
+		require.NoError(t, c.count([]byte("x"), i, &counted))
+	}
 }
 
 // What the guest says it wrote is neither more than it was given nor, without a

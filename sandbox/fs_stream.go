@@ -55,9 +55,18 @@ func (f *File) copyIn(r io.Reader, offset int64) (total int64, err error) {
 	}
 	var flight pipeline
 	defer flight.drain()
+	var sizes []int
 	take := func() error {
 		resp, err := flight.next()
-		total += int64(min(resp.GetWritten(), proto.MaxChunk))
+		n, asked := int64(resp.GetWritten()), int64(sizes[0])
+		sizes = sizes[1:]
+		switch {
+		case n > asked:
+			return f.fail("write", errors.New("the guest says that it wrote more than it was given"))
+		case n < asked && err == nil:
+			err = io.ErrShortWrite
+		}
+		total += n
 		return f.fail("write", err)
 	}
 	buf := make([]byte, proto.MaxChunk)
@@ -70,6 +79,7 @@ func (f *File) copyIn(r io.Reader, offset int64) (total int64, err error) {
 				}
 			}
 			flight.start(f.session, &proto.FileRequest{Kind: proto.FileRequest_WRITE, Handle: handle, Offset: offset, Data: buf[:n]})
+			sizes = append(sizes, n)
 			offset += int64(n)
 		}
 		if readErr == nil {

@@ -209,7 +209,8 @@ func (c *toHost) entry(from, name string, info *fileInfo, follow bool) error {
 				return c.large(from, name, follow)
 			}
 			return c.file(name, newFileInfo(name, resp.GetAttr()), func(f *os.File) error {
-				if err := c.count(resp.GetData()); err != nil {
+				var counted int64
+				if err := c.count(resp.GetData(), 0, &counted); err != nil {
 					return err
 				}
 				_, err := f.Write(resp.GetData())
@@ -220,8 +221,15 @@ func (c *toHost) entry(from, name string, info *fileInfo, follow bool) error {
 	return c.opt.special(from)
 }
 
-func (c *toHost) count(data []byte) error {
-	if c.bytes += int64(len(data)); c.opt.MaxBytes > 0 && c.bytes > c.opt.MaxBytes {
+// diskBlock is what the disk gives a file at a time, on most.
+const diskBlock = 4096
+
+// count counts the blocks that a piece of a file takes, up to counted those of
+// the pieces before it: a byte here and there takes a block each.
+func (c *toHost) count(data []byte, offset int64, counted *int64) error {
+	begin := max(offset&^(diskBlock-1), *counted)
+	*counted = max((offset+int64(len(data))+diskBlock-1)&^(diskBlock-1), *counted)
+	if c.bytes += *counted - begin; c.opt.MaxBytes > 0 && c.bytes > c.opt.MaxBytes {
 		return c.tooMuch(errTooManyBytes)
 	}
 	return nil
@@ -313,8 +321,9 @@ func (c *toHost) large(from, name string, follow bool) error {
 		return c.fs.pathError("open", from, err)
 	}
 	err = c.file(name, newFileInfo(name, resp.GetAttr()), func(f *os.File) error {
+		var counted int64
 		end, err := readExtents(c.session, fileHandle, 0, func(data []byte, offset int64) error {
-			if err := c.count(data); err != nil {
+			if err := c.count(data, offset, &counted); err != nil {
 				return err
 			}
 			_, err := f.WriteAt(data, offset)

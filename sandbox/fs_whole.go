@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -74,6 +75,9 @@ func (f *FS) WriteFile(ctx context.Context, name string, data []byte, perm fs.Fi
 	op := "open"
 	if resp.GetWritten() > 0 {
 		op = "write"
+	}
+	if err == nil && int64(resp.GetWritten()) != int64(len(data)) {
+		op, err = "write", io.ErrShortWrite
 	}
 	return f.pathError(op, name, err)
 }
