@@ -53,6 +53,8 @@ type Agent struct {
 	files   *files
 	capture *capture // nil: not asked for. Set by Setup, before ready
 
+	measuring oneMeasurement
+
 	shutdown sync.Once
 	// execConns counts the connections that carry an Exec. A caller closes its
 	// connection when it has the exit.
@@ -97,10 +99,11 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{
 		log: c.Log, config: c, server: server,
-		conns:   newConnQueue(),
-		execs:   map[string]*execution{},
-		drained: make(chan struct{}),
-		patches: patcher{root: -1}, stopSignal: syscall.SIGTERM,
+		conns:     newConnQueue(),
+		execs:     map[string]*execution{},
+		measuring: make(oneMeasurement, 1),
+		drained:   make(chan struct{}),
+		patches:   patcher{root: -1}, stopSignal: syscall.SIGTERM,
 	}
 	a.reaper = newReaper(a.orphanReaped)
 	a.phases.InitNs = monotonic()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -15,10 +16,31 @@ import (
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
+// measuringFor is how long a measurement waits for the one before.
+const measuringFor = time.Second
+
 // Metrics implements the call. Commands may have mounted what they like over
-// /proc: the numbers are theirs then, but the call fails or returns.
-func (a *Agent) Metrics(context.Context, *proto.Empty) (_ *proto.MetricsResponse, err error) {
+// /proc: the numbers are theirs then, and if what they mounted never answers,
+// one thread waits for it, and all other calls fail.
+func (a *Agent) Metrics(ctx context.Context, _ *proto.Empty) (_ *proto.MetricsResponse, err error) {
 	defer a.recovered("metrics", &err)
+	return a.measuring.do(ctx, measure)
+}
+
+// oneMeasurement holds a token while a measurement goes on.
+type oneMeasurement chan struct{}
+
+func (m oneMeasurement) do(ctx context.Context, measure func() (*proto.MetricsResponse, error)) (*proto.MetricsResponse, error) {
+	patience := time.NewTimer(measuringFor)
+	defer patience.Stop()
+	select {
+	case m <- struct{}{}:
+		defer func() { <-m }()
+	case <-patience.C:
+		return nil, status.Error(codes.Unavailable, "a measurement is still going on: /proc or /sys does not answer")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	r, err := measure()
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,37 @@ func TestMetrics(t *testing.T) {
 	m, err = g.client().Metrics(g.ctx(), &proto.Empty{})
 	require.NoError(t, err)
 	require.EqualValues(t, 3, m.GetProcesses())
+}
+
+// One measurement that never ends costs one thread; the others fail.
+func TestMetrics_OneAtATime(t *testing.T) {
+	one := make(oneMeasurement, 1)
+	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := one.do(t.Context(), func() (*proto.MetricsResponse, error) {
+			close(begun)
+			<-end
+			return new(proto.MetricsResponse), nil
+		})
+		ended <- err
+	}()
+	<-begun
+	never := func() (*proto.MetricsResponse, error) {
+		t.Error("two measurements at a time")
+		return nil, nil
+	}
+	_, err := one.do(t.Context(), never)
+	require.ErrorContains(t, err, "still going on")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = one.do(ctx, never)
+	require.ErrorIs(t, err, context.Canceled)
+	close(end)
+	require.NoError(t, <-ended)
+	_, err = one.do(t.Context(), func() (*proto.MetricsResponse, error) { return nil, unix.EIO })
+	require.ErrorContains(t, err, unix.EIO.Error())
+	_, err = one.do(t.Context(), func() (*proto.MetricsResponse, error) { return new(proto.MetricsResponse), nil })
+	require.NoError(t, err)
 }
 
 func TestBusyTime(t *testing.T) {
