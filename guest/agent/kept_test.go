@@ -217,28 +217,35 @@ func TestKept_StoppedCaller(t *testing.T) {
 	require.NoError(t, conn.Close())
 }
 
-// The same while credit for what it typed is due to it.
+// Nor does what types for such a caller wait until it takes its credit.
 func TestKept_StoppedCallerHasTyped(t *testing.T) {
-	g := newGuest(t, "cgroup", &proto.SetupRequest{})
-	conn := g.dial()
-	stalled := &stalledConn{Conn: conn, stall: make(chan struct{}), gone: make(chan struct{})}
-	defer close(stalled.gone)
-	first, err := proto.StartExec(g.ctx(), stalled, &proto.ExecStart{Id: "k", Keep: true, Tty: true, Stdin: true,
-		Args: []string{"sh", "-c", "stty -echo -icanon; echo begin; yes | head -c 4M; echo; echo end; head -c 9 >/dev/null; exit 5"}}, nil, nil)
-	require.NoError(t, err)
-	close(stalled.stall)
-	time.Sleep(300 * time.Millisecond) // what it is sent does not fit any more
-	for range proto.Window / 2 {
-		typed(t, first, "x")
+	stuck := &stuckStream{never: make(chan struct{})}
+	defer close(stuck.never)
+	k := newKept(&execution{start: &proto.ExecStart{}, agent: &Agent{}})
+	s := newSession(stuck)
+	for range proto.Window {
+		s.input <- []byte("x")
 	}
-	time.Sleep(300 * time.Millisecond) // all of it is typed
-	e, out := reattach(t, g, "k")
-	out.waitFor(t, "end")
-	typed(t, e, "y")
-	exit, err := e.Wait()
-	require.NoError(t, err)
-	require.EqualValues(t, 5, exit.Code)
-	require.NoError(t, conn.Close())
+	go k.typeInput(s)
+	require.Eventually(t, func() bool { return len(s.input) == 0 }, 5*time.Second, time.Millisecond)
+	close(s.gone)
+	select {
+	case <-s.typed:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the terminal cannot pass on")
+	}
+	require.EqualValues(t, proto.Window, s.owed.Load())
+}
+
+// stuckStream is that of a caller that takes nothing.
+type stuckStream struct {
+	proto.Agent_ExecServer
+	never chan struct{}
+}
+
+func (s *stuckStream) Send(*proto.ExecOutput) error {
+	<-s.never
+	return nil
 }
 
 // A caller that had the terminal when the command ended gets its exit, even if
