@@ -143,12 +143,24 @@ func (s *Sandbox) startError(command string, err error) error {
 	}
 }
 
+// endWait is how long an end of the sandbox may be behind that of a connection.
+const endWait = time.Second
+
 // lost explains a connection that ended before its command: most often the
-// whole sandbox did.
+// whole sandbox did. It waits for that no longer than the context whose
+// connection it was, and of anything else only says it if it is known.
 func (s *Sandbox) lost(err error) error {
-	select {
-	case <-s.life.Ended():
-	case <-time.After(time.Second):
+	var conn interface{ Done() <-chan struct{} }
+	if errors.As(err, &conn) {
+		limit := time.NewTimer(endWait)
+		defer limit.Stop()
+		select {
+		case <-s.life.Ended():
+		case <-conn.Done():
+		case <-limit.C:
+		}
+	}
+	if !s.hasEnded() {
 		return err
 	}
 	if final := s.life.Final(); final != nil {

@@ -3,11 +3,11 @@ package sandbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/containerd/ttrpc"
 
@@ -31,7 +31,8 @@ type FS struct {
 	shared func(context.Context) (*ttrpc.Client, error)
 	dial   func(context.Context) (net.Conn, error)
 	// lost explains a connection that ended.
-	lost func(error) error
+	lost       func(error) error
+	closeLimit time.Duration
 }
 
 // Bounds of what is held in memory for the guest.
@@ -59,7 +60,7 @@ func (s *Sandbox) FS() *FS {
 }
 
 func newFS(name string, shared func(context.Context) (*ttrpc.Client, error), dial func(context.Context) (net.Conn, error), lost func(error) error) *FS {
-	return &FS{sandbox: name, shared: shared, dial: dial, lost: lost}
+	return &FS{sandbox: name, shared: shared, dial: dial, lost: lost, closeLimit: closeLimit}
 }
 
 // call does a single operation.
@@ -76,10 +77,8 @@ func (f *FS) call(ctx context.Context, r *proto.FileRequest) (*proto.FileRespons
 	}
 	resp, err := proto.NewFilesClient(client).Op(ctx, r)
 	switch {
-	case err != nil && err == ctx.Err():
-		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("%w: %w", proto.ErrLost, err)
+		return nil, proto.Lost(ctx, err)
 	case resp.GetFailure() != nil:
 		return resp, &proto.FileError{Failure: resp.GetFailure()}
 	case len(resp.GetData()) > proto.MaxChunk:

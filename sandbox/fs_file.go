@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
@@ -96,20 +97,29 @@ func (f *File) do(r *proto.FileRequest) (*proto.FileResponse, error) {
 	return f.session.Do(r)
 }
 
+// closeLimit is how long the guest may take to answer that a file is closed.
+const closeLimit = 5 * time.Second
+
 // Close closes the file. It reports what the guest says of it; that data has
-// reached a disk only Sync tells.
+// reached a disk only Sync tells. A guest that is silent for five seconds is not
+// waited for any longer: Close fails, and so does what is under way, with
+// fs.ErrClosed.
 func (f *File) Close() error {
 	f.closing.Lock()
-	defer f.closing.Unlock()
-	if f.closed {
+	closed := f.closed
+	f.closed = true
+	f.closing.Unlock()
+	if closed {
 		return &fs.PathError{Op: "close", Path: f.name, Err: fs.ErrClosed}
 	}
-	f.closed = true
 	defer f.session.Close()
-	if _, err := f.do(&proto.FileRequest{Kind: proto.FileRequest_CLOSE}); err != nil {
-		return f.fail("close", err)
+	limit := time.AfterFunc(f.fs.closeLimit, func() { f.session.Close() })
+	defer limit.Stop()
+	_, err := f.do(&proto.FileRequest{Kind: proto.FileRequest_CLOSE})
+	if errors.Is(err, proto.ErrFileSessionClosed) {
+		err = fmt.Errorf("the guest did not answer within %v; the file is let go of", f.fs.closeLimit)
 	}
-	return nil
+	return f.fail("close", err)
 }
 
 // Stat returns the file's attributes now.

@@ -424,3 +424,42 @@ func TestHostileWritten(t *testing.T) {
 		require.ErrorIs(t, f.WriteFile(t.Context(), "/x", []byte("four"), 0o644), io.ErrShortWrite)
 	}
 }
+
+// Close waits for a silent guest for a while only, and then a Read that hangs
+// has its end, too.
+func TestHostileClose(t *testing.T) {
+	for name, all := range map[string]bool{"after it was opened": false, "to nothing": true} {
+		t.Run(name, func(t *testing.T) {
+			reading, released := make(chan struct{}, 2), make(chan struct{})
+			defer close(released)
+			f := hostile(t, func(r *proto.FileRequest) *proto.FileResponse {
+				if r.GetKind() == proto.FileRequest_OPEN {
+					return &proto.FileResponse{Attr: &proto.FileAttr{Mode: regular}}
+				}
+				reading <- struct{}{}
+				if all {
+					<-released // takes nothing either
+				}
+				return nil
+			})
+			f.closeLimit = 50 * time.Millisecond
+			file, err := f.Open(context.Background(), "/x")
+			require.NoError(t, err)
+			failed := make(chan error, 1)
+			go func() { _, err := file.Read(make([]byte, 10)); failed <- err }()
+			<-reading
+			closed := make(chan error, 1)
+			go func() { closed <- file.Close() }()
+			select {
+			case err = <-closed:
+			case <-time.After(10 * time.Second):
+				t.Fatal("Close waits for the guest")
+			}
+			var own *Error
+			require.ErrorAs(t, err, &own)
+			require.ErrorContains(t, err, "did not answer within 50ms")
+			require.ErrorIs(t, <-failed, fs.ErrClosed)
+			require.ErrorIs(t, file.Close(), fs.ErrClosed)
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package proto
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -162,3 +163,22 @@ func (c *limitedConn) sent() error {
 	c.open[c.out.stream()] = c.out.flags()&flagStreaming != 0
 	return nil
 }
+
+// lostError is ErrLost around its cause, and the caller's context.
+type lostError struct {
+	cause error
+	ctx   context.Context
+}
+
+// Lost is the context's error if it has ended, else ErrLost around the cause. It
+// has a method Done, which is the context's.
+func Lost(ctx context.Context, cause error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return &lostError{cause, ctx}
+}
+
+func (e *lostError) Error() string         { return ErrLost.Error() + ": " + e.cause.Error() }
+func (e *lostError) Unwrap() []error       { return []error{ErrLost, e.cause} }
+func (e *lostError) Done() <-chan struct{} { return e.ctx.Done() }

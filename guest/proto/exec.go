@@ -136,12 +136,7 @@ func (e *Exec) start(input *ExecInput) error {
 
 // lost turns an error of the stream into the caller's: the context's own error
 // if it has ended, else ErrLost around the cause.
-func (e *Exec) lost(err error) error {
-	if ctxErr := e.ctx.Err(); ctxErr != nil {
-		return ctxErr
-	}
-	return fmt.Errorf("%w: %w", ErrLost, err)
-}
+func (e *Exec) lost(err error) error { return Lost(e.ctx, err) }
 
 func (e *Exec) credit(message func(uint32) isExecInput_Input) func(uint32) {
 	return func(n uint32) {

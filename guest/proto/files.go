@@ -78,12 +78,7 @@ func StartFileSession(ctx context.Context, conn net.Conn) (*FileSession, error) 
 }
 
 // lost is the context's error if it has ended, else ErrLost around the cause.
-func (s *FileSession) lost(err error) error {
-	if ctxErr := s.ctx.Err(); ctxErr != nil {
-		return ctxErr
-	}
-	return fmt.Errorf("%w: %w", ErrLost, err)
-}
+func (s *FileSession) lost(err error) error { return Lost(s.ctx, err) }
 
 // Start sends a request, when there is room for it. The request's data is not
 // kept.
