@@ -281,3 +281,21 @@ func TestSerial_NoAllocation(t *testing.T) {
 		s.Read(serialLSR, p)
 	}))
 }
+
+// Firecracker kept all of the host's input for a serial port that the guest did
+// not read.
+func TestAdvisory_Firecracker_serial_buffer(t *testing.T) {
+	s, _, _ := newSerial()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	piece := make([]byte, 1<<20)
+	total := 0
+	for ctx.Err() == nil {
+		n, err := s.Send(ctx, piece)
+		total += n
+		require.Error(t, err)
+		require.LessOrEqual(t, cap(s.state.Input), serialInputCap)
+	}
+	require.LessOrEqual(t, total, serialInputCap)
+	require.Equal(t, serialInputCap, s.state.Len)
+}

@@ -1,10 +1,12 @@
 package guestmem_test
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 
@@ -301,4 +303,34 @@ func TestAnonymous(t *testing.T) {
 
 	_, err = guestmem.NewAnonymous(guestmem.Range{Size: 1 << 50})
 	require.Error(t, err, "more than can be mapped")
+}
+
+// rust-vmm's vm-memory took a slice that was shorter than what was asked for.
+// Here it is all or nothing: at every edge, no access is shortened.
+func TestAdvisory_RUSTSEC_2023_0056(t *testing.T) {
+	m, err := guestmem.NewHeap(guestmem.Range{Size: 0x2000}, guestmem.Range{Base: 0x2000, Size: 0x1000}, guestmem.Range{Base: 0x10000, Size: 0x1000})
+	require.NoError(t, err)
+	for _, edge := range []guestmem.GPA{0x2000, 0x3000, 0x11000} {
+		for before := range guestmem.GPA(20) {
+			for n := range 40 {
+				a := edge - before
+				inside := slices.ContainsFunc(m.Regions(), func(r guestmem.Region) bool { return r.Contains(a, uint64(n)) })
+				p := bytes.Repeat([]byte{0xaa}, n)
+				b, err := m.Bytes(a, uint64(n))
+				require.Equal(t, inside, err == nil)
+				require.True(t, !inside || len(b) == n)
+				require.Equal(t, inside, m.WriteAt(p, a) == nil)
+				got := bytes.Repeat([]byte{0xbb}, n)
+				err = m.ReadAt(got, a)
+				require.Equal(t, inside, err == nil)
+				if inside {
+					require.Equal(t, p, got)
+				} else {
+					require.Equal(t, bytes.Repeat([]byte{0xbb}, n), got, "read in part")
+				}
+				_, err = m.Window(a, uint64(n))
+				require.Equal(t, inside, err == nil)
+			}
+		}
+	}
 }
