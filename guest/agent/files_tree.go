@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -106,17 +107,51 @@ func (c *treeCopy) run(src, dst string) error {
 	return c.entry(src, dst, &st, 0)
 }
 
-// notWithin refuses a destination in, or the same as, the source.
+// notWithin refuses a destination in, or the same as, the source. Where it is
+// the kernel says, not its name, which may lead over symbolic links: from the
+// directory up to the root.
 func notWithin(dst string, src *unix.Stat_t) error {
-	for p := path.Clean(dst); ; p = path.Dir(p) {
-		var st unix.Stat_t
-		if err := statPath(p, &st, false); err == nil && st.Dev == src.Dev && st.Ino == src.Ino {
-			return unix.EINVAL
-		}
-		if p == "/" {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	fd, err := openat(unix.AT_FDCWD, dst, flags)
+	for name := dst; err != nil; { // the last directory that is there
+		name = strings.TrimRight(name, "/")
+		if name = name[:strings.LastIndexByte(name, '/')+1]; name == "" {
 			return nil
 		}
+		fd, err = openat(unix.AT_FDCWD, name, flags)
 	}
+	defer func() { unix.Close(fd) }()
+	var last unix.Stat_t
+	for {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if st.Dev == src.Dev && st.Ino == src.Ino {
+			return unix.EINVAL
+		}
+		if st.Dev == last.Dev && st.Ino == last.Ino { // the root is its own parent
+			return nil
+		}
+		last = st
+		up, err := openat(fd, "..", flags)
+		if err != nil {
+			return err
+		}
+		unix.Close(fd)
+		fd = up
+	}
+}
+
+// below is the name of an entry. A ".." after a symbolic link stays.
+func below(dir, name string) string { return strings.TrimRight(dir, "/") + "/" + name }
+
+func openat(dir int, name string, flags int) (fd int, err error) {
+	err = ignoringEINTR(func() error {
+		fd, err = unix.Openat(dir, name, flags, 0)
+		return err
+	})
+	return fd, err
 }
 
 func (c *treeCopy) entry(src, dst string, st *unix.Stat_t, depth int) error {
@@ -170,13 +205,13 @@ func (c *treeCopy) dir(src, dst string, st *unix.Stat_t, depth int) error {
 		}
 		for _, n := range names {
 			var st unix.Stat_t
-			from := path.Join(src, n)
+			from := below(src, n)
 			if err := statPath(from, &st, true); err == unix.ENOENT {
 				continue // removed meanwhile
 			} else if err != nil {
 				return &fs.PathError{Op: "lstat", Path: from, Err: err}
 			}
-			if err := c.entry(from, path.Join(dst, n), &st, depth+1); err != nil {
+			if err := c.entry(from, below(dst, n), &st, depth+1); err != nil {
 				return err
 			}
 		}
