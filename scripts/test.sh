@@ -37,7 +37,7 @@ part "tests of the command line without VMs" go test -timeout 10m -run '^TestHos
 atonce=2
 if bin/sandpit doctor >/dev/null 2>&1; then atonce=1; fi
 part "tests in VMs" go test -p $atonce -timeout 20m -skip '^TestHost' -exec "$PWD/bin/kvmrig --fresh --share $logdir" "$@" \
-	./sandbox ./cmd/sandpit ./internal/lifecycle ./guest/agent ./kvm/... ./vmm \
+	./sandbox ./cmd/sandpit ./internal/lifecycle ./guest/agent ./kvm/... ./vmm ./internal/hostile \
 	./examples/tenbytes ./examples/serialhello ./examples/owndevice ./examples/bootlinux ./examples/shell
 part "tests of the rig and of a program outside the module" go test -p 1 -timeout 15m "$@" ./internal/rig/... ./examples
 part "the embedded initramfs is current" go run ./guest/initramfs/mkinitramfs -check
