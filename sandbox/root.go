@@ -145,6 +145,9 @@ func (s *storedRoot) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &byKind); err != nil {
 		return err
 	}
+	if len(byKind) > 1 {
+		return fmt.Errorf("%d kinds of root at once", len(byKind))
+	}
 	for kind, raw := range byKind {
 		switch kind {
 		case OCI{}.kind():

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -181,5 +182,156 @@ func FuzzConsole(f *testing.F) {
 		d.CheckAlive()
 		d.Ring(1).Do([]byte("still here"), 0)
 		require.NoError(t, c.Close())
+	})
+}
+
+// FuzzPMemDriver runs a driver's program; FuzzPMem has the requests.
+func FuzzPMemDriver(f *testing.F) {
+	seeds(f, make([]byte, 4), 4)
+	f.Fuzz(func(t *testing.T, input []byte) {
+		d := vt.New(t, virtio.NewPMem(4<<30, 2<<20), fuzzConfig)
+		d.Run(input)
+		d.CheckAlive()
+		require.EqualValues(t, 4, d.Ring(0).Do(make([]byte, 4), 4).Used)
+	})
+}
+
+// FuzzVsock runs a driver's program; FuzzVsockPackets has the packets of
+// connections.
+func FuzzVsock(f *testing.F) {
+	for _, op := range []uint16{guestOpRequest, guestOpRW, guestOpRst} {
+		seeds(f, vsockHdr(op, 5, 1024, 0), 256)
+	}
+	f.Fuzz(func(t *testing.T, input []byte) {
+		v := virtio.NewVsock(virtio.VsockConfig{})
+		l, err := v.Listen(1024)
+		require.NoError(t, err)
+		d := vt.New(t, v, fuzzConfig)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		})
+		t.Cleanup(func() { v.Close(); wg.Wait() })
+		d.Run(input)
+		d.CheckAlive()
+		for tries := 0; ; tries++ { // the backlog may be full of what the program connected
+			require.Less(t, tries, 10000)
+			d.Ring(1).Do(vsockHdr(guestOpRequest, uint32(6+tries), 1024, 0), 0)
+			if vsockOp(d.Ring(0).Do(nil, 256).Data) == guestOpResponse {
+				break
+			}
+		}
+	})
+}
+
+// FuzzIndirect lays the input over an indirect table, whose descriptor is the
+// input's too, up to its address.
+func FuzzIndirect(f *testing.F) {
+	entry := func(e desc) []byte {
+		b := binary.LittleEndian.AppendUint64(nil, uint64(e.Addr))
+		b = binary.LittleEndian.AppendUint32(b, e.Len)
+		b = binary.LittleEndian.AppendUint16(b, e.Flags)
+		return binary.LittleEndian.AppendUint16(b, e.Next)
+	}
+	good := append(entry(desc{Addr: 0x100, Len: 16, Flags: next, Next: 1}), entry(desc{Addr: 0x200, Len: 16, Flags: write})...)
+	f.Add(good, uint32(len(good)), uint16(indirect), false)
+	f.Add(good, uint32(len(good)), uint16(indirect|write), true)
+	f.Add(entry(desc{Addr: 0x2000, Len: 16, Flags: indirect}), uint32(16), uint16(indirect), false)
+	f.Add(entry(desc{Addr: 0x100, Len: 1, Flags: next}), uint32(16), uint16(indirect|next), true)
+	f.Add([]byte{}, uint32(0xfffffff0), uint16(indirect), false)
+	f.Fuzz(func(t *testing.T, table []byte, n uint32, flags uint16, direct bool) {
+		const size, avail, used, at = 8, 0x800, 0x900, 0x2000
+		mem, err := guestmem.NewHeap(guestmem.Range{Size: 0x8000})
+		require.NoError(t, err)
+		b, err := mem.Bytes(0, 0x8000)
+		require.NoError(t, err)
+		copy(b[at:], table)
+		head := 0
+		if direct { // a direct descriptor comes first
+			copy(b, entry(desc{Addr: 0x400, Len: 7, Flags: next, Next: 1}))
+			head = 1
+		}
+		copy(b[16*head:], entry(desc{Addr: at, Len: n, Flags: flags | indirect}))
+		binary.LittleEndian.PutUint16(b[avail+2:], 1)
+		before := bytes.Clone(b)
+		q, err := virtio.NewQueue(mem, virtio.QueueState{Size: size, Avail: avail, Used: used, Indirect: true}, nil)
+		require.NoError(t, err)
+		var c virtio.Chain
+		ok, err := q.Pop(&c)
+		require.Equal(t, err == nil, ok)
+		require.Equal(t, before, b, "walking a chain writes nothing")
+		if ok {
+			require.Zero(t, flags&next, "T33")
+			require.Zero(t, n%16)
+			checkChain(t, mem, &c)
+		}
+	})
+}
+
+// FuzzQueue is a program of what a device and a driver do to one queue, against
+// a model of which heads are in flight.
+func FuzzQueue(f *testing.F) {
+	f.Add([]byte{0, 0, 2, 0, 3, 0, 4, 0})
+	f.Add([]byte{0, 1, 0, 2, 0, 3, 2, 0, 2, 0, 3, 1, 3, 2, 3, 2, 4, 0})
+	f.Add([]byte{1, 200, 2, 0, 2, 0})
+	f.Add([]byte{0, 0, 0, 0, 2, 0, 2, 0, 3, 0, 5, 0, 3, 0})
+	f.Fuzz(func(t *testing.T, program []byte) {
+		const size, avail, used = 8, 0x800, 0x900
+		mem, err := guestmem.NewHeap(guestmem.Range{Size: 0x2000})
+		require.NoError(t, err)
+		signals := 0
+		q, err := virtio.NewQueue(mem, virtio.QueueState{Size: size, Avail: avail, Used: used, EventIdx: len(program)%2 == 0}, func() { signals++ })
+		require.NoError(t, err)
+		var idx, pushed uint16
+		inFlight := map[uint16]bool{}
+		stopped, broken := false, false
+		var c virtio.Chain
+		for ; len(program) >= 2; program = program[2:] {
+			v := uint16(program[1])
+			switch program[0] % 7 {
+			case 0: // the driver offers a head, that there is or not
+				require.NoError(t, mem.StoreUint16(avail+4+2*guestmem.GPA(idx%size), v%(size+2)))
+				idx++
+				require.NoError(t, mem.StoreUint16(avail+2, idx))
+			case 1: // and lies about how many
+				idx += v
+				require.NoError(t, mem.StoreUint16(avail+2, idx))
+			case 2:
+				ok, err := q.Pop(&c)
+				require.False(t, ok && (stopped || broken))
+				broken = broken || err != nil
+				if ok {
+					require.Less(t, c.Head(), uint16(size))
+					require.False(t, inFlight[c.Head()], "T29")
+					inFlight[c.Head()] = true
+				}
+			case 3:
+				if inFlight[v] && !stopped {
+					pushed++
+				}
+				delete(inFlight, v)
+				q.Push(v, uint32(v))
+			case 4:
+				q.Notify()
+			case 5:
+				q.Stop()
+				stopped = true
+			case 6:
+				require.NoError(t, mem.StoreUint16(avail+4+2*size, v)) // used_event
+				q.EnableNotifications()
+				q.DisableNotifications()
+			}
+			require.Equal(t, pushed, q.State().NextUsed, "T25")
+			got, err := mem.LoadUint16(used + 2)
+			require.NoError(t, err)
+			require.Equal(t, pushed, got)
+			require.LessOrEqual(t, signals, int(pushed))
+		}
 	})
 }
