@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -10,9 +11,12 @@ import (
 
 // checkGuest checks what concerns the guest's commands and the sandbox's life.
 func checkGuest(bad *ConfigError, c *Config) {
-	for field, d := range map[string]time.Duration{"IdleTimeout": c.IdleTimeout, "MaxDuration": c.MaxDuration} {
-		if d < 0 {
-			bad.add(field, "%v: want a positive time, or none", d)
+	for _, t := range []struct {
+		field string
+		d     time.Duration
+	}{{"IdleTimeout", c.IdleTimeout}, {"MaxDuration", c.MaxDuration}} {
+		if t.d < 0 {
+			bad.add(t.field, "%v: want a positive time, or none", t.d)
 		}
 	}
 	checkScripts(bad, c)
@@ -31,11 +35,11 @@ var rlimitNames = []string{"as", "core", "cpu", "data", "fsize", "locks", "memlo
 
 func checkScripts(bad *ConfigError, c *Config) {
 	size := 0
-	for name, content := range c.Scripts {
+	for _, name := range slices.Sorted(maps.Keys(c.Scripts)) {
 		if name == "" || len(name) > 255 || name[0] == '.' || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(nameChars, r) }) {
 			bad.add("Scripts", "%q: want a file name of A-Z a-z 0-9 . _ - that does not begin with a dot", name)
 		}
-		size += max(len(script(c.Shell, content)), 4096)
+		size += max(len(script(c.Shell, c.Scripts[name])), 4096)
 	}
 	if size > proto.MaxScripts {
 		bad.add("Scripts", "%d bytes, each script counted as 4096 at least: want at most %d; larger files are for Patches", size, proto.MaxScripts)

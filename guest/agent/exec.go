@@ -81,6 +81,7 @@ func (a *Agent) Exec(ctx context.Context, stream proto.Agent_ExecServer) (err er
 		x.kill()
 		<-end
 		x.removeCgroup()
+		x.mainEnded(nil)
 		return err
 	}
 	exit, err := x.supervise(end)

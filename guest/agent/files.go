@@ -68,12 +68,12 @@ func (f *files) Session(ctx context.Context, stream proto.Files_SessionServer) (
 	}
 	defer f.agent.endWork()
 	s := newFileSession(ctx, f)
-	defer s.end()
 	window := f.admit(s)
+	defer f.release(s) // when its files are closed: stop looks for them there
+	defer s.end()
 	if window == 0 {
 		return stream.Send(&proto.FileResponse{Failure: &proto.FileFailure{Refusal: proto.FileFailure_TOO_MANY, Errno: int32(unix.EMFILE)}})
 	}
-	defer f.release(s)
 	for {
 		if err := checkFileRequest(r); err != nil {
 			return err

@@ -87,9 +87,9 @@ func (k *kept) live(end <-chan exited) {
 	k.mu.Lock()
 	k.exit, k.endedAt = exit, time.Now()
 	if k.screen != nil {
-		k.last = k.screen.lastWords()
+		k.last = k.picture((*screen).lastWords)
 		if k.session != nil {
-			k.session.farewell = k.screen.farewell()
+			k.session.farewell = k.picture((*screen).farewell)
 		}
 		k.screen = nil
 	}
@@ -144,16 +144,24 @@ func (k *kept) showTo(s *session, b []byte) bool {
 	return true
 }
 
-// remember draws on the screen. A picture that cannot be drawn must not cost
-// the command.
+// remember draws on the screen. The caller holds k.mu.
 func (k *kept) remember(b []byte) {
+	k.picture(func(s *screen) []byte {
+		_, _ = s.Write(b)
+		return nil
+	})
+}
+
+// picture does something with the screen. What cannot be drawn, or told, must
+// cost neither the command nor those who wait for it. The caller holds k.mu.
+func (k *kept) picture(do func(*screen) []byte) (out []byte) {
 	defer func() {
 		if p := recover(); p != nil {
 			k.x.agent.log.Error("panic", "in", "screen", "value", p)
-			k.screen = newScreen(k.screen.rows, k.screen.cols)
+			k.screen, out = newScreen(k.screen.rows, k.screen.cols), nil
 		}
 	}()
-	_, _ = k.screen.Write(b)
+	return do(k.screen)
 }
 
 // attach gives the terminal to s. What it returns comes before all other
@@ -178,7 +186,7 @@ func (k *kept) attach(s *session, rows, cols uint32) (replay []byte) {
 		// memory did not understand.
 		signalForeground(k.x.master, unix.SIGWINCH)
 	}
-	return k.screen.replay()
+	return k.picture((*screen).replay)
 }
 
 func (k *kept) current() *session {
@@ -230,7 +238,7 @@ func (k *kept) dismiss(s *session, taken bool) {
 	k.session = nil
 	s.taken, s.over = taken, !k.endedAt.IsZero()
 	if k.screen != nil {
-		s.farewell = k.screen.farewell()
+		s.farewell = k.picture((*screen).farewell)
 	}
 	close(s.gone)
 	k.mu.Unlock()

@@ -2,11 +2,14 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
 // picture is a screen's characters, a line each, without blank lines at the end.
@@ -306,4 +309,14 @@ func BenchmarkScreen(b *testing.B) {
 	for b.Loop() {
 		_, _ = s.Write(line)
 	}
+}
+
+// A picture that fails costs the picture: neither a lock nor the command.
+func TestKept_PictureThatFails(t *testing.T) {
+	k := newKept(&execution{start: &proto.ExecStart{Tty: true}, agent: &Agent{log: slog.New(slog.DiscardHandler)}})
+	before := k.screen
+	require.Nil(t, k.picture(func(*screen) []byte { panic("no picture") }))
+	require.NotSame(t, before, k.screen)
+	k.remember([]byte("hello"))
+	require.Contains(t, string(k.picture((*screen).replay)), "hello")
 }

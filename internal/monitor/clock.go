@@ -24,9 +24,12 @@ const (
 	clockTolerance = 2 * time.Millisecond
 	clockSlew      = 50 * time.Millisecond
 	// clockTries comparisons are made, and the one with the shortest round trip
-	// counts; one that took less than clockGood ends them.
+	// counts; one that took less than clockGood ends them, and so does one that
+	// shows the clock right within clockRight: the first is made beside a
+	// sandbox's first command.
 	clockTries = 5
 	clockGood  = 2 * time.Millisecond
+	clockRight = 8 * time.Millisecond
 )
 
 // keepTime keeps the guest's clock right until the machine ends.
@@ -82,7 +85,7 @@ func (m *monitor) syncClock(step bool) error {
 			// Round: a monotonic reading must not be mixed with a wall clock's.
 			offset = guest.Sub(before.Round(0).Add(trip / 2))
 		}
-		if trip < clockGood {
+		if trip < clockGood || offset.Abs()+best/2 < clockRight {
 			break
 		}
 	}

@@ -16,8 +16,9 @@ import (
 // command has ended it stops. The agent enforces it, for commands come over
 // connections that the monitor does not look into.
 type drainer struct {
-	mu    sync.Mutex
-	begun bool
+	mu      sync.Mutex
+	begun   bool // nothing new is admitted, and the state says so
+	awaited bool // awaitDrained was started
 }
 
 // drain begins it. When it returns nil, nothing new is admitted any more. A
@@ -47,13 +48,17 @@ func (m *monitor) drain() error {
 		}
 		// It may have heard, or hear yet.
 	}
-	m.drainer.begun = true
-	go m.awaitDrained()
+	if !m.drainer.awaited {
+		m.drainer.awaited = true
+		go m.awaitDrained()
+	}
 	declared := m.declare(state.Draining)
 	if errors.Is(declared, errEnded) {
 		declared = nil
 	}
-	return errors.Join(asked, declared)
+	err := errors.Join(asked, declared)
+	m.drainer.begun = err == nil
+	return err
 }
 
 // awaitDrained stops the sandbox when the agent has nothing left to do. It ends
@@ -69,10 +74,12 @@ func (m *monitor) awaitDrained() {
 		return
 	default:
 	}
+	detail := "drained: the last command has ended"
 	if err != nil {
 		m.log.Warn("the agent lost count of what it drains: stopping", "err", err)
+		detail = "draining, and the agent lost count of what runs: " + err.Error()
 	}
-	m.stops.request(stopRequest{reason: ReasonDrained, detail: "drained: the last command has ended", grace: m.spec.StopGrace})
+	m.stops.request(stopRequest{reason: ReasonDrained, detail: detail, grace: m.spec.StopGrace})
 }
 
 // errEnded is of a call that the machine's end cut short.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
@@ -175,8 +177,8 @@ func (m *monitor) meetAgent(ctx context.Context) (stage string, err error) {
 		Hold:       m.spec.Hold,
 		Capture:    m.spec.Capture,
 	}
-	for name, content := range m.spec.Scripts {
-		req.Scripts = append(req.Scripts, &proto.Script{Name: name, Content: []byte(content)})
+	for _, name := range slices.Sorted(maps.Keys(m.spec.Scripts)) {
+		req.Scripts = append(req.Scripts, &proto.Script{Name: name, Content: []byte(m.spec.Scripts[name])})
 	}
 	for _, l := range m.spec.Rlimits {
 		req.Rlimits = append(req.Rlimits, &proto.Rlimit{Name: l.Name, Soft: l.Soft, Hard: l.Hard})
