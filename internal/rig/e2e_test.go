@@ -241,8 +241,10 @@ func TestE2E_Signals(t *testing.T) {
 
 func TestE2E_Terminal(t *testing.T) {
 	kvmrig(t)
+	// exec: a child that dash has forked and that has not become its program yet
+	// ignores SIGINT, and dash then waits for it.
 	cmd := exec.Command(built(), "--emulate", "-t", "--", "sh", "-c",
-		`test -t 0 && test -t 1 && test -t 2 && stty size && echo up && read line && stty size && echo "got $line" && sleep 1000`)
+		`test -t 0 && test -t 1 && test -t 2 && stty size && echo up && read line && stty size && echo "got $line" && exec sleep 1000`)
 	master, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 31, Cols: 97})
 	require.NoError(t, err)
 	defer master.Close()
@@ -265,6 +267,8 @@ func TestE2E_Terminal(t *testing.T) {
 	expect("12 34\r\ngot hello\r\n")
 	_, err = master.Write([]byte{3}) // Ctrl-C
 	require.NoError(t, err)
+	late := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
 	_ = cmd.Wait()
 	require.Equal(t, 128+2, cmd.ProcessState.ExitCode(), seen.String())
 }
