@@ -70,15 +70,17 @@ func finish(t *testing.T, cmd *exec.Cmd) result {
 
 func requireNothingLeft(t *testing.T, sandboxes string) {
 	t.Helper()
+	// Monitors first: the one of a detached ephemeral sandbox empties its
+	// directory after the name is free, and ends when that is done.
+	require.Eventually(t, func() bool {
+		out, _ := exec.Command("pgrep", "-x", "-f", "sandpit-monitor.*").Output()
+		return len(out) == 0
+	}, 10*time.Second, 50*time.Millisecond, "a monitor is left")
 	entries, err := os.ReadDir(sandboxes)
 	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 		require.NoError(t, err)
 	}
 	require.Empty(t, entries)
-	require.Eventually(t, func() bool {
-		out, _ := exec.Command("pgrep", "-x", "-f", "sandpit-monitor.*").Output()
-		return len(out) == 0
-	}, 10*time.Second, 50*time.Millisecond, "a monitor is left")
 }
 
 func TestRunStreamsAndStatus(t *testing.T) {
