@@ -7,6 +7,7 @@
 //
 //	pull    pulling and converting an image, against umoci, tar and mkfs.erofs
 //	ls      sandpit ls with many sandboxes, against ps
+//	exits   the loop around KVM_RUN, against a C program
 //	boot    power-on, a boot's phases, a running sandbox, against QEMU
 //	exec    a command's round trip, against ssh in the same guest
 //	phases  from Create to the first output, and a stop, phase by phase
@@ -49,6 +50,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == exitsArg {
+		if err := exitsMain(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -59,6 +67,7 @@ func main() {
 const (
 	partPull   = "pull"
 	partList   = "ls"
+	partExits  = "exits"
 	partBoot   = "boot"
 	partExec   = "exec"
 	partPhases = "phases"
@@ -68,7 +77,7 @@ const (
 	partMemory = "memory"
 )
 
-var allParts = []string{partPull, partList, partBoot, partExec, partPhases, partMany, partImages, partRead, partMemory}
+var allParts = []string{partPull, partList, partExits, partBoot, partExec, partPhases, partMany, partImages, partRead, partMemory}
 
 // needImage are the parts for which the test images are needed.
 var needImage = []string{partPull, partImages, partRead, partMemory}
@@ -87,6 +96,8 @@ type options struct {
 	execs      int
 	many       int
 	listed     int
+	exitloop   string
+	exits      int
 	variants   []variant
 	// What the part outside the rig tells the one inside.
 	home, image, sshHome string
@@ -113,6 +124,8 @@ func run(args []string) error {
 	fs.IntVar(&o.execs, "execs", 200, "exec: round trips of ours; ssh, which takes longer, gets fewer")
 	fs.IntVar(&o.many, "many", 32, "many: how many sandboxes at once")
 	fs.IntVar(&o.listed, "listed", 200, "ls: how many sandboxes there are")
+	fs.StringVar(&o.exitloop, "exitloop", "bin/exitloop", "exits: testdata/exitloop.c, compiled")
+	fs.IntVar(&o.exits, "exits", 20_000, "exits: how many a run takes")
 	fs.StringVar(&o.sshHome, "ssh-home", "", "in the rig: the home with the ssh image")
 	fs.StringVar(&o.home, "home", "", "in the rig: the home with the images")
 	fs.StringVar(&o.image, "image", "", "in the rig: the image")
@@ -138,8 +151,8 @@ func run(args []string) error {
 			return fmt.Errorf("no part is called %q: %s", p, strings.Join(allParts, ", "))
 		}
 	}
-	if min(o.runs, o.sandboxes, o.execs, o.many, o.listed) < 1 {
-		return errors.New("nothing to measure: -runs, -sandboxes, -execs, -many and -listed are at least 1")
+	if min(o.runs, o.sandboxes, o.execs, o.many, o.listed, o.exits) < 1 {
+		return errors.New("nothing to measure: -runs, -sandboxes, -execs, -many, -listed and -exits are at least 1")
 	}
 	if os.Getenv("KVMRIG") == "" {
 		return outside(o, args)
@@ -177,6 +190,7 @@ func inside(o options) error {
 		name string
 		run  func(io.Writer) error
 	}{
+		{partExits, b.loops},
 		{partBoot, func(w io.Writer) error { return b.race(w, o.runs, o.gokvm) }},
 		{partBoot, func(w io.Writer) error { return b.phases(w, o.runs) }},
 		{partBoot, func(w io.Writer) error { return b.running(w, o.runs) }},
