@@ -9,7 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -152,7 +154,13 @@ func scaled(n int) int {
 // deadline is a context that outlasts anything a test waits for.
 func deadline(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	return deadlineOf(t, 10*time.Minute)
+}
+
+// deadlineOf is for tests whose failure must leave time to the others.
+func deadlineOf(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -163,9 +171,47 @@ func create(t testing.TB, name string, cfg sandbox.Config) *sandbox.Sandbox {
 	sb, err := sandbox.Create(deadline(t), name, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
+		if t.Failed() {
+			tellAbout(t, name)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(t, sb.Kill(ctx))
 	})
 	return sb
+}
+
+// tellAbout logs what a failed test's sandbox is at: its guest's last words,
+// where its monitor's threads spend their time, and the goroutines there. The
+// monitor does not outlive it.
+func tellAbout(t testing.TB, name string) {
+	t.Helper()
+	dir := filepath.Join(os.Getenv("XDG_STATE_HOME"), "sandpit", "sandboxes", name)
+	for _, pid := range monitors(t) {
+		args, _ := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+		if !strings.HasSuffix(strings.TrimRight(string(args), "\x00"), "\x00"+name) {
+			continue
+		}
+		out, err := exec.Command("ps", "-Lo", "tid,stat,time,pcpu,wchan:24", "-p", pid).Output()
+		t.Logf("threads of monitor %s (%v):\n%s", pid, err, out)
+		n, err := strconv.Atoi(pid)
+		if err == nil {
+			err = syscall.Kill(n, syscall.SIGQUIT)
+		}
+		t.Log("asked for its goroutines:", err)
+		for range 100 {
+			if syscall.Kill(n, 0) != nil {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.log*"))
+	for _, path := range logs {
+		data, err := os.ReadFile(path)
+		if len(data) > 48<<10 {
+			data = data[len(data)-48<<10:]
+		}
+		t.Logf("end of %s (%v):\n%s", filepath.Base(path), err, data)
+	}
 }

@@ -70,7 +70,7 @@ func TestVolume(t *testing.T) {
 // testAtOnce runs n commands that all run until each has been told its own
 // word.
 func testAtOnce(t *testing.T, sb *sandbox.Sandbox, n int) {
-	ctx := deadline(t)
+	ctx := deadlineOf(t, 4*time.Minute)
 	cmds := make([]*sandbox.Cmd, n)
 	ins := make([]io.WriteCloser, n)
 	outs := make([]bytes.Buffer, n)
@@ -134,7 +134,7 @@ type usage struct{ memory, files, threads int }
 // testManyShort runs n commands, ten at a time, and compares what all who have
 // a part in it hold after a fifth of them and after the last.
 func testManyShort(t *testing.T, sb *sandbox.Sandbox, n int) {
-	ctx := deadline(t)
+	ctx := deadlineOf(t, 4*time.Minute+time.Duration(n)*500*time.Millisecond)
 	some := func(n int) {
 		todo := make(chan int)
 		var wg sync.WaitGroup
