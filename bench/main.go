@@ -12,6 +12,7 @@
 //	exec    a command's round trip, against ssh in the same guest
 //	phases  from Create to the first output, and a stop, phase by phase
 //	many    what many sandboxes at once take from the host, beyond guest RAM
+//	idle    what sandboxes in which nothing runs take from the processor
 //	images  sandpit run with a cached image against the embedded one
 //	read    reading the root file system in the guest, against QEMU's disk
 //	memory  what several sandboxes on one image take from the host
@@ -72,12 +73,13 @@ const (
 	partExec   = "exec"
 	partPhases = "phases"
 	partMany   = "many"
+	partIdle   = "idle"
 	partImages = "images"
 	partRead   = "read"
 	partMemory = "memory"
 )
 
-var allParts = []string{partPull, partList, partExits, partBoot, partExec, partPhases, partMany, partImages, partRead, partMemory}
+var allParts = []string{partPull, partList, partExits, partBoot, partExec, partPhases, partMany, partIdle, partImages, partRead, partMemory}
 
 // needImage are the parts for which the test images are needed.
 var needImage = []string{partPull, partImages, partRead, partMemory}
@@ -96,6 +98,7 @@ type options struct {
 	execs      int
 	many       int
 	listed     int
+	idle       int
 	exitloop   string
 	exits      int
 	variants   []variant
@@ -124,6 +127,7 @@ func run(args []string) error {
 	fs.IntVar(&o.execs, "execs", 200, "exec: round trips of ours; ssh, which takes longer, gets fewer")
 	fs.IntVar(&o.many, "many", 32, "many: how many sandboxes at once")
 	fs.IntVar(&o.listed, "listed", 200, "ls: how many sandboxes there are")
+	fs.IntVar(&o.idle, "idle", 16, "idle: how many sandboxes")
 	fs.StringVar(&o.exitloop, "exitloop", "bin/exitloop", "exits: testdata/exitloop.c, compiled")
 	fs.IntVar(&o.exits, "exits", 20_000, "exits: how many a run takes")
 	fs.StringVar(&o.sshHome, "ssh-home", "", "in the rig: the home with the ssh image")
@@ -151,8 +155,8 @@ func run(args []string) error {
 			return fmt.Errorf("no part is called %q: %s", p, strings.Join(allParts, ", "))
 		}
 	}
-	if min(o.runs, o.sandboxes, o.execs, o.many, o.listed, o.exits) < 1 {
-		return errors.New("nothing to measure: -runs, -sandboxes, -execs, -many, -listed and -exits are at least 1")
+	if min(o.runs, o.sandboxes, o.execs, o.many, o.listed, o.exits, o.idle) < 1 {
+		return errors.New("nothing to measure: -runs, -sandboxes, -execs, -many, -listed, -exits and -idle are at least 1")
 	}
 	if os.Getenv("KVMRIG") == "" {
 		return outside(o, args)
@@ -197,6 +201,7 @@ func inside(o options) error {
 		{partExec, b.roundTrips},
 		{partPhases, b.lifetime},
 		{partMany, b.crowd},
+		{partIdle, b.idleCost},
 		{partImages, b.images},
 		{partRead, b.read},
 		{partMemory, b.hostMemory},

@@ -2,7 +2,7 @@
 # Measures side by side: what needs VMs on good KVM or in the rig, the rest
 # here. Peers that are missing are skipped, saying so.
 #
-#   scripts/bench.sh [-part pull,ls,exits,boot,exec,phases,many,images,read,memory] [BENCH FLAGS…]
+#   scripts/bench.sh [-part pull,ls,exits,boot,exec,phases,many,idle,images,read,memory] [BENCH FLAGS…]
 set -eu
 cd "$(dirname "$0")/.."
 export CGO_ENABLED=0
