@@ -194,6 +194,12 @@ func tellAbout(t testing.TB, name string) {
 		}
 		out, err := exec.Command("ps", "-Lo", "tid,stat,time,pcpu,wchan:24", "-p", pid).Output()
 		t.Logf("threads of monitor %s (%v):\n%s", pid, err, out)
+		// Twice, so that it shows whether the guest moves.
+		for range 2 {
+			out, err = exec.Command("sh", "-c", "cd /sys/kernel/debug/kvm && grep . exits mmio_exits io_exits halt_exits irq_exits irq_injections").Output()
+			t.Logf("KVM's counters (%v):\n%s", err, out)
+			time.Sleep(time.Second)
+		}
 		n, err := strconv.Atoi(pid)
 		if err == nil {
 			err = syscall.Kill(n, syscall.SIGQUIT)
