@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/ttrpc"
+
 	"github.com/sandpit-vm/sandpit/guest/proto"
 )
 
@@ -123,6 +125,17 @@ func (c *control) askGuest() (*proto.MetricsResponse, error) {
 		return nil, c.silent(ctx.Err())
 	case errors.Is(err, errEnded):
 		return nil, err
+	case errors.Is(err, ttrpc.ErrClosed):
+		// An agent that is gone is that of a guest which is about to end.
+		select {
+		case <-c.m.link.machineEnded:
+			return nil, errEnded
+		case <-ctx.Done():
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, errEnded
+			}
+			return nil, errors.New("the guest's agent has closed its connection, and the guest goes on: it is broken")
+		}
 	case err != nil:
 		return nil, fmt.Errorf("the guest's agent has no metrics: %s", shorten(err.Error()))
 	}

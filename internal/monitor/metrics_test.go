@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sandpit-vm/sandpit/guest/proto"
@@ -91,6 +92,21 @@ func TestAskGuest(t *testing.T) {
 	require.ErrorContains(t, err, "has no metrics")
 	require.Less(t, len(err.Error()), maxDetail+100)
 
+	// The agent goes before its machine does; or the machine stays.
+	m.link.agent = agentOf{metrics: func(context.Context) (*proto.MetricsResponse, error) { return nil, ttrpc.ErrClosed }}
+	_, err = c.askGuest()
+	require.ErrorContains(t, err, "the guest goes on")
+	asked := make(chan struct{})
+	m.link.agent = agentOf{metrics: func(context.Context) (*proto.MetricsResponse, error) {
+		close(asked)
+		return nil, ttrpc.ErrClosed
+	}}
+	go func() {
+		_, err := c.askGuest()
+		errs <- err
+	}()
+	<-asked
+
 	// The machine's end.
 	m.link.agent = agentOf{metrics: func(ctx context.Context) (*proto.MetricsResponse, error) {
 		m.link.switchOff()
@@ -100,4 +116,5 @@ func TestAskGuest(t *testing.T) {
 	}}
 	_, err = c.askGuest()
 	require.ErrorIs(t, err, errEnded)
+	require.ErrorIs(t, <-errs, errEnded)
 }
