@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,9 @@ type VCPU struct {
 	runner atomic.Int64
 	// unblocked is the thread whose signal mask was last seen to. Run's own.
 	unblocked int
+	// runs counts Run's calls, and yielded is when it last gave way; see yield.
+	runs    uint32
+	yielded time.Time
 
 	mu     sync.Mutex // Close against Kick
 	closed bool
@@ -90,6 +94,7 @@ func (v *VCPU) Run() (Exit, error) {
 	if v.page == nil {
 		return Exit{}, &Error{"KVM_RUN", ErrClosed}
 	}
+	v.yield()
 	runtime.LockOSThread()
 	tid := unix.Gettid()
 	if tid != v.unblocked {
@@ -115,6 +120,28 @@ func (v *VCPU) Run() (Exit, error) {
 		return Exit{Kind: ExitInterrupted}, nil
 	}
 	return Exit{}, &Error{"KVM_RUN", errno}
+}
+
+// How often Run looks at the clock, and how long its goroutine may go without a
+// pass through Go's scheduler.
+const (
+	yieldLook  = 32
+	yieldAfter = 5 * time.Millisecond
+)
+
+// yield keeps the runtime's monitor thread asleep. A goroutine that only makes
+// system calls never ends its time slice. After 10 ms of one (forcePreemptNS in
+// runtime/proc.go) that thread takes the processor away during a system call,
+// each time it looks, and looks again after 20 µs because it found something to
+// do. A pass through the scheduler begins a new slice.
+func (v *VCPU) yield() {
+	if v.runs++; v.runs%yieldLook != 0 {
+		return
+	}
+	if now := time.Now(); now.Sub(v.yielded) >= yieldAfter {
+		v.yielded = now
+		runtime.Gosched()
+	}
 }
 
 // Kick makes Run return ExitInterrupted: the Run that is under way, or else the
