@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -58,7 +57,7 @@ func exitsMain(args []string) error {
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread()
+	cpu.Bind()
 	var took time.Duration
 	var exits uint64
 	if args[2] == withBus {

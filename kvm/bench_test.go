@@ -1,7 +1,6 @@
 package kvm_test
 
 import (
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,8 +39,8 @@ func TestRun_DoesNotAllocate(t *testing.T) {
 }
 
 func benchmarkRun(b *testing.B, g *kvmtest.Guest, kind kvm.ExitKind) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	g.VCPU.Bind()
+	defer g.VCPU.Unbind()
 	b.ReportAllocs()
 	for b.Loop() {
 		e, err := g.VCPU.Run()

@@ -8,6 +8,7 @@
 //	vm.SetMemory(0, 0, mem.Regions()[0])
 //	vcpu, err := vm.CreateVCPU(0)
 //	...
+//	vcpu.Bind()
 //	for {
 //		exit, err := vcpu.Run()
 //		switch {
@@ -31,8 +32,8 @@
 //
 // # Owners
 //
-// A VCPU belongs to one goroutine, best locked to its thread, which alone calls
-// its methods; [VCPU.Kick] is for everybody else. A VM's methods may be called
+// A VCPU belongs to one goroutine, best bound to its thread by [VCPU.Bind], which
+// alone calls its methods; [VCPU.Kick] is for everybody else. A VM's methods may be called
 // by several goroutines. Nothing here starts a goroutine, except that os/signal
 // does so once. Close the vCPUs, then the VM, then the guest's memory.
 //

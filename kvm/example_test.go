@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"runtime"
 
 	"github.com/sandpit-vm/sandpit/kvm"
 	"github.com/sandpit-vm/sandpit/kvm/guestmem"
@@ -66,8 +65,8 @@ func printDigit() (err error) {
 	if err := cpu.SetRegs(kvm.Regs{RIP: 0x1000, RFLAGS: 2}); err != nil {
 		return err
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	cpu.Bind()
+	defer cpu.Unbind()
 	for {
 		exit, err := cpu.Run()
 		switch {

@@ -62,8 +62,8 @@ func kickALot(t testing.TB, v *kvm.VCPU, kick func(), n int, patience time.Durat
 	answered := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		v.Bind()
+		defer v.Unbind()
 		for !stop.Load() {
 			e, err := v.Run()
 			if err != nil {

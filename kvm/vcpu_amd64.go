@@ -28,6 +28,8 @@ type VCPU struct {
 	runner atomic.Int64
 	// unblocked is the thread whose signal mask was last seen to. Run's own.
 	unblocked int
+	// bound is the thread of the goroutine that called Bind, 0 if none did.
+	bound int
 	// runs counts Run's calls, and yielded is when it last gave way; see yield.
 	runs    uint32
 	yielded time.Time
@@ -84,8 +86,9 @@ func (v *VCPU) Close() error {
 // Run lets the guest run until it exits. An interruption is an exit too:
 // ExitInterrupted. Errors are the host's: the vCPU is not usable any more.
 //
-// The calling goroutine should be locked to its thread for all its Runs, which
-// is a seventh faster. Run locks it for its own duration in any case.
+// A goroutine that calls Run more than once should Bind the vCPU first. Without,
+// Run locks the goroutine to its thread for its own duration, and has to ask the
+// kernel which thread that is.
 //
 // The exit's data belongs to the vCPU: handle it before the next Run, which
 // completes a read with it. To let a read complete without going on, as before
@@ -95,12 +98,15 @@ func (v *VCPU) Run() (Exit, error) {
 		return Exit{}, &Error{"KVM_RUN", ErrClosed}
 	}
 	v.yield()
-	runtime.LockOSThread()
-	tid := unix.Gettid()
+	tid := v.bound
+	if tid == 0 {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		tid = unix.Gettid()
+	}
 	if tid != v.unblocked {
 		// A parent may have left the signal blocked, and Go keeps that.
 		if err := unblock(kickSignal); err != nil {
-			runtime.UnlockOSThread()
 			return Exit{}, err
 		}
 		v.unblocked = tid
@@ -108,7 +114,6 @@ func (v *VCPU) Run() (Exit, error) {
 	v.runner.Store(int64(tid))
 	errno := v.enter()
 	v.runner.Store(0)
-	runtime.UnlockOSThread()
 
 	switch errno {
 	case 0:
@@ -142,6 +147,20 @@ func (v *VCPU) yield() {
 		v.yielded = now
 		runtime.Gosched()
 	}
+}
+
+// Bind locks the calling goroutine to its thread for all its Runs up to Unbind.
+// KVM keeps a vCPU's state with the thread that runs it, and moving it costs
+// (9.29 µs an exit against 7.96).
+func (v *VCPU) Bind() {
+	runtime.LockOSThread()
+	v.bound = unix.Gettid()
+}
+
+// Unbind undoes Bind. The same goroutine calls it.
+func (v *VCPU) Unbind() {
+	v.bound = 0
+	runtime.UnlockOSThread()
 }
 
 // Kick makes Run return ExitInterrupted: the Run that is under way, or else the

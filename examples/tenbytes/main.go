@@ -8,7 +8,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"runtime"
 
 	"github.com/sandpit-vm/sandpit/kvm"
 	"github.com/sandpit-vm/sandpit/kvm/guestmem"
@@ -85,8 +84,8 @@ func run(out io.Writer) (err error) {
 // loop runs the vCPU and is its only device.
 func loop(cpu *kvm.VCPU, out io.Writer) error {
 	// KVM keeps a vCPU's state with the thread that runs it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	cpu.Bind()
+	defer cpu.Unbind()
 	for {
 		exit, err := cpu.Run()
 		switch {
