@@ -11,8 +11,9 @@ logdir=$(mktemp -d)
 trap 'rm -rf "$logdir"' EXIT
 export SANDPIT_VMTEST_LOG="$logdir/vmtests"
 : >"$SANDPIT_VMTEST_LOG"
-SANDPIT_DEBIAN_KERNEL=$(scripts/debian-kernel.sh bin/debian-kernel)
-export SANDPIT_DEBIAN_KERNEL
+bookworm=$(scripts/debian-kernel.sh bin/debian-kernel bookworm)
+trixie=$(scripts/debian-kernel.sh bin/debian-kernel trixie)
+export SANDPIT_DEBIAN_KERNELS="$bookworm:$trixie"
 
 failed=
 part() {

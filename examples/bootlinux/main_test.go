@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,13 +37,17 @@ func TestBundledKernel(t *testing.T) {
 	bootToInit(t, f.Name(), 1)
 }
 
-// The kernel of the Debian package that scripts/test.sh downloads; SANDPIT_DEBIAN_KERNEL
-// names its bzImage.
-func TestDebianKernel(t *testing.T) {
+// The kernels of Debian 12 and 13, which scripts/test.sh downloads;
+// SANDPIT_DEBIAN_KERNELS lists their bzImages as PATH does.
+func TestDebianKernels(t *testing.T) {
 	kvmtest.NeedKVM(t)
-	path := os.Getenv("SANDPIT_DEBIAN_KERNEL")
-	require.NotEmpty(t, path, "SANDPIT_DEBIAN_KERNEL names no kernel; scripts/debian-kernel.sh fetches one")
-	for _, cpus := range []int{1, 2} {
-		bootToInit(t, path, cpus)
+	paths := filepath.SplitList(os.Getenv("SANDPIT_DEBIAN_KERNELS"))
+	require.NotEmpty(t, paths, "SANDPIT_DEBIAN_KERNELS lists no kernels; scripts/debian-kernel.sh fetches one")
+	for _, path := range paths {
+		for _, cpus := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s with %d CPUs", filepath.Base(path), cpus), func(t *testing.T) {
+				bootToInit(t, path, cpus)
+			})
+		}
 	}
 }
