@@ -52,8 +52,10 @@ func TestLinuxBootsToItsPanic(t *testing.T) {
 		cpus   int
 		memory uint64
 	}{
+		{"64MiB", 1, 64 << 20},
 		{"1cpu-128MiB", 1, 128 << 20},
 		{"2cpus-512MiB", 2, 512 << 20},
+		{"8cpus-512MiB", 8, 512 << 20},
 		{"6GiB", 1, 6 << 30},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
