@@ -104,10 +104,11 @@ func pretendGuest(role string) error {
 }
 
 // countGoroutines tells the number of goroutines, after the number of the
-// question, in the process's name at every SIGHUP.
+// question, in the process's name at every SIGWINCH: not at a signal that nohup
+// has the test ignore, for its children are to do so too.
 func countGoroutines() {
 	ask := make(chan os.Signal, 1)
-	signal.Notify(ask, unix.SIGHUP)
+	signal.Notify(ask, unix.SIGWINCH)
 	go func() {
 		for n := 1; ; n++ {
 			<-ask
@@ -120,7 +121,7 @@ func countGoroutines() {
 func (g *guest) goroutines() (count int) {
 	g.t.Helper()
 	g.asked++
-	require.NoError(g.t, g.cmd.Process.Signal(unix.SIGHUP))
+	require.NoError(g.t, g.cmd.Process.Signal(unix.SIGWINCH))
 	require.Eventually(g.t, func() bool {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", g.cmd.Process.Pid))
 		require.NoError(g.t, err)
