@@ -26,7 +26,7 @@
 // loaded guest or an [*Error], in bounded time, without an allocation whose
 // size the file chooses, and without a write outside guest memory.
 //
-//	mem, err := guestmem.NewMemfd("guest", boot.Ranges(512<<20)...)
+//	mem, err := guestmem.NewAnonymous(boot.Ranges(512<<20)...)
 //	f, err := os.Open("vmlinux")
 //	fi, err := f.Stat()
 //	base, irq := boot.MMIODevice(0)

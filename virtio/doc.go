@@ -6,7 +6,7 @@
 // the guest's driver talks to. It negotiates features, validates the queues,
 // and hands the device an Activation when the driver is ready.
 //
-//	mem, _ := guestmem.NewMemfd("vm", guestmem.Range{Size: 128 << 20})
+//	mem, _ := guestmem.NewAnonymous(guestmem.Range{Size: 128 << 20})
 //	disk, _ := virtio.NewFileBackend(f, true)
 //	blk := virtio.NewBlk(virtio.BlkConfig{Backend: disk, ReadOnly: true, ID: "root"})
 //	t, _ := virtio.NewMMIO(blk, mem, irq, log)

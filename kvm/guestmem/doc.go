@@ -2,12 +2,13 @@
 // becomes bytes of this process.
 //
 // A [Memory] is a few page-aligned regions of guest-physical address space.
-// [NewMemfd] backs them with one sealed memfd, which is what a virtual machine
-// runs on; [NewHeap] backs them with ordinary Go memory, for tests: the race
-// detector does not see mapped memory, so code that shares rings with a guest
-// is tested on a heap-backed Memory under -race.
+// [NewAnonymous] backs them with anonymous memory and huge pages, which is what a
+// virtual machine runs on; [NewMemfd] with one sealed memfd, which another
+// process can map too; [NewHeap] with ordinary Go memory, for tests: the race
+// detector does not see mapped memory, so code that shares rings with a guest is
+// tested on a heap-backed Memory under -race.
 //
-//	mem, err := guestmem.NewMemfd("vm", guestmem.Range{Base: 0, Size: 128 << 20})
+//	mem, err := guestmem.NewAnonymous(guestmem.Range{Base: 0, Size: 128 << 20})
 //	if err != nil {
 //		return err
 //	}
