@@ -25,6 +25,7 @@ type process struct {
 	in   io.WriteCloser
 	out  *bufio.Reader
 	rest answer // its own state when it was new
+	list answer // what it saw first
 }
 
 // answerTimeout is when a worker counts as hanging.
@@ -42,7 +43,8 @@ func newProcess(t testing.TB) *process {
 	require.NoError(t, p.cmd.Start())
 	p.in, p.out = in, bufio.NewReader(out)
 	// What is opened once and for all is open after this.
-	require.Equal(t, rOK, p.ask(request{op: op{Kind: opList}}).Result)
+	p.list = p.ask(request{op: op{Kind: opList}})
+	require.Equal(t, rOK, p.list.Result, p.list.Detail)
 	p.rest = p.ask(request{Look: true})
 	require.Equal(t, rOK, p.rest.Result, p.rest.Detail)
 	return p

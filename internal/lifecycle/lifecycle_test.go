@@ -155,11 +155,15 @@ func (d *driver) step(t *testing.T, ops []op) {
 		})
 	}
 	wg.Wait()
+	var lists []op
+	var listed []answer
 	for i, o := range ops {
 		if o.Kind == opKillWorker {
 			d.workers[o.Slot].bury()
 			d.workers[o.Slot] = newProcess(t)
 			d.killed = true
+			lists = append(lists, op{Kind: opList, Slot: o.Slot})
+			listed = append(listed, d.workers[o.Slot].list)
 		}
 		d.killed = d.killed || o.Kind == opKillMonitor
 		if o.Kind == opCreate && answers[i].Result == rOK {
@@ -169,6 +173,8 @@ func (d *driver) step(t *testing.T, ops []op) {
 	}
 	for _, n := range names {
 		d.observe(t, n, ops, answers)
+		// A list sweeps, also that of a worker which takes a killed one's place.
+		d.observe(t, n, lists, listed)
 	}
 	d.note("  %v: %s", time.Since(began).Round(time.Millisecond), d.believed())
 }
