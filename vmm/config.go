@@ -56,8 +56,8 @@ type Config struct {
 	// PMem are files that the guest has as read-only persistent memory
 	// (/dev/pmem0 and so on): it reads them without exits, from the host's page
 	// cache. They come after Virtio, each with an MMIO window of its own, and
-	// must not be made shorter while the machine runs. New does not keep the
-	// descriptors.
+	// must not be made shorter while the machine runs: a guest that then reads
+	// what is gone ends with ErrTruncated. New does not keep the descriptors.
 	PMem []PMemFile
 	// PIO and MMIO are further devices of the caller's own.
 	PIO, MMIO []Window

@@ -18,3 +18,8 @@ var (
 	ErrClosed  = errors.New("machine is closed")
 	ErrStarted = errors.New("machine was already started")
 )
+
+// ErrTruncated ends a machine that read from persistent memory what is no longer
+// in the file.
+var ErrTruncated = errors.New("the file was made shorter while the guest had it mapped, and the guest cannot go on: " +
+	"start it anew with a whole file, and change a file that is in use by renaming a new one over it")

@@ -26,7 +26,7 @@ type Machine struct {
 	ownsSys bool
 	vm      *kvm.VM
 	mem     *guestmem.Memory
-	pmem    []*guestmem.Memory
+	pmem    []pmemFile
 	tscKHz  uint32
 
 	pio, mmio *devices.Bus
@@ -221,10 +221,11 @@ func (m *Machine) release() error {
 	if m.vm != nil {
 		errs = append(errs, m.vm.Close())
 	}
-	for _, mem := range append(m.pmem, m.mem) {
-		if mem != nil {
-			errs = append(errs, mem.Close())
-		}
+	for _, p := range m.pmem {
+		errs = append(errs, p.mem.Close())
+	}
+	if m.mem != nil {
+		errs = append(errs, m.mem.Close())
 	}
 	if m.ownsSys && m.sys != nil {
 		errs = append(errs, m.sys.Close())

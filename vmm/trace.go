@@ -94,7 +94,7 @@ func (m *Machine) stepText(op string) string {
 		add("%d × KVM_SET_USER_MEMORY_REGION", len(m.mem.Regions()))
 	case "persistent memory":
 		for i, p := range m.pmem {
-			r := p.Regions()[0]
+			r := p.mem.Regions()[0]
 			add("%s, %d KiB at %#x, read-only", m.cfg.PMem[i].Name, r.Size>>10, uint64(r.Base))
 		}
 	case "interrupt controller":

@@ -65,7 +65,7 @@ func (v *vcpu) loop() {
 	)
 	for m.gate.pass() {
 		if exit, err = v.vcpu.Run(); err != nil {
-			m.end(nil, &Error{Op: fmt.Sprintf("run vCPU %d", v.index), Err: err})
+			m.end(nil, &Error{Op: fmt.Sprintf("run vCPU %d", v.index), Err: m.whyNotRun(err)})
 			return
 		}
 		v.exits[min(exit.Kind, exitKinds-1)].Add(1)

@@ -258,8 +258,10 @@ func TestMachine_T53_PersistentMemoryTruncated(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, b.CPU(0).begin())
 	b.end(t)
-	t.Logf("ended with %v, %v", b.reason, b.err)
-	require.True(t, b.err != nil || b.reason != nil)
+	require.ErrorIs(t, b.err, vmm.ErrTruncated)
+	for _, part := range []string{"image", f.Name(), "made shorter", "start it anew", "bad address"} {
+		require.ErrorContains(t, b.err, part)
+	}
 }
 
 // A disk whose file is made shorter: reads beyond its end fail, the others do
