@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sync"
 )
 
@@ -65,8 +66,17 @@ func (s *statsDesk) ask(ctx context.Context) (BalloonStats, error) {
 	case <-q.Done():
 		return BalloonStats{}, ErrNoStats
 	case <-ctx.Done():
+		s.leave(answer)
 		return BalloonStats{}, ctx.Err()
 	}
+}
+
+// leave forgets one who waits no longer: the guest may never answer, and the
+// host may go on asking (T80).
+func (s *statsDesk) leave(answer chan BalloonStats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = slices.DeleteFunc(s.waiting, func(w chan BalloonStats) bool { return w == answer })
 }
 
 // take returns those who wait.
