@@ -19,7 +19,7 @@ func TestBalloon_T80_SilentGuestLeavesNothing(t *testing.T) {
 			_, err := s.ask(ctx)
 			require.ErrorIs(t, err, context.Canceled)
 		}
-		require.Empty(t, s.waiting)
+		require.Zero(t, len(s.waiting))
 
 		// Who waits on is not forgotten with the others.
 		answers := make(chan BalloonStats, 1)

@@ -20,6 +20,8 @@ type attack struct {
 	testing.TB
 	w *world
 	s *subject
+
+	long bool // by its chains' length: nothing for victims that take long ones
 }
 
 // listed is an attack in a list. Its name begins with its threat's number.
@@ -39,7 +41,7 @@ func (l listed) isFor(name string) bool {
 
 // attacks are all of them.
 func attacks() []listed {
-	return slices.Concat(transportAttacks, ringAttacks, chainAttacks(), lifecycleAttacks, blkAttacks, vsockAttacks, deviceAttacks)
+	return slices.Concat(transportAttacks, ringAttacks, chainAttacks(), lifecycleAttacks, blkAttacks, vsockAttacks, deviceAttacks, balloonAttacks, balloonRingAttacks)
 }
 
 // TestInProcess makes every attack on every device without a virtual machine.
@@ -84,12 +86,14 @@ func TestGuest_PMem(t *testing.T)    { guestAttacks(t, "pmem") }
 func TestGuest_Balloon(t *testing.T) { guestAttacks(t, "balloon") }
 func TestGuest_BlkRO(t *testing.T)   { guestAttacks(t, "blk-ro") }
 
+func TestGuest_BalloonStats(t *testing.T) { guestAttacks(t, "balloon-stats") }
+
 // judge makes an attack and says how it went. In a virtual machine the guest
 // says it, through its port.
 func judge(t *testing.T, w *world, s *subject, run func(*attack)) {
-	why, stuck := try(t, func(tb testing.TB) { run(&attack{tb, w, s}) })
+	why, stuck := try(t, func(tb testing.TB) { run(&attack{TB: tb, w: w, s: s}) })
 	dead, stuckToo := try(t, func(tb testing.TB) {
-		a := &attack{tb, w, s}
+		a := &attack{TB: tb, w: w, s: s}
 		a.join()
 		a.alive()
 	})
@@ -183,6 +187,9 @@ func (a *attack) breaks(d *vt.Driver) {
 func (a *attack) eachVictim(cfg vt.Config, f func(d *vt.Driver, r *vt.Ring, fire func())) {
 	a.Helper()
 	for _, v := range a.s.victims {
+		if v.long && a.long {
+			continue
+		}
 		d := a.start(cfg)
 		r := d.Ring(v.queue)
 		f(d, r, func() {

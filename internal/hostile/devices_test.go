@@ -2,7 +2,6 @@ package hostile
 
 import (
 	"bytes"
-	"encoding/binary"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -77,73 +76,4 @@ var deviceAttacks = []listed{
 		_, used := r.Wait()
 		require.Zero(a, used)
 	}},
-	{name: "T78_PageNumbers", devices: onlyBalloon, run: func(a *attack) {
-		// Pages that are no RAM are not given away, and nothing else happens.
-		d := a.start(vt.Config{})
-		canary := bytes.Repeat([]byte{0xb7}, 8192)
-		at := subjectBase + 6<<20
-		a.must(a.w.ram.WriteAt(canary, at))
-		var list []byte
-		for _, page := range []uint64{uint64(a.w.end) >> 12, uint64(hole) >> 12, 0xd0000, 0xfee00, 0xfffff, 1 << 20, 1 << 31, 1<<32 - 1} {
-			list = binary.LittleEndian.AppendUint32(list, uint32(page))
-		}
-		for q := range 2 {
-			for n := range len(list) + 1 {
-				if n > 0 {
-					d.Ring(q).Do(list[:n], 0)
-				}
-			}
-		}
-		require.Equal(a, canary, d.Get(at, len(canary)))
-		for _, actual := range []uint32{1, 1 << 20, 0xffffffff, 0} {
-			d.Store32(vt.ConfigSpace+4, actual)
-			a.flush()
-			require.LessOrEqual(a, a.s.balloon.Size(), a.w.mem.Size())
-		}
-		require.False(a, d.NeedsReset())
-	}},
-	{name: "T79_Ranges", devices: onlyBalloon, run: func(a *attack) {
-		// Reports of parts of pages give nothing away.
-		d := a.start(vt.Config{})
-		const size = 4 * 4096
-		canary := bytes.Repeat([]byte{0xb8}, size)
-		at := subjectBase + 6<<20
-		a.must(a.w.ram.WriteAt(canary, at))
-		r := d.Ring(2)
-		for _, b := range []vt.Buf{
-			{Addr: at + 1, Len: 4095}, {Addr: at, Len: 4095}, {Addr: at + 4095, Len: 4096}, {Addr: at + 8, Len: 8},
-		} {
-			b.Write = true
-			r.Add(b)
-			r.Kick()
-			r.Wait()
-		}
-		require.Equal(a, canary, d.Get(at, size))
-	}},
-	{name: "T80_InflateTouchDeflate", devices: onlyBalloon, run: func(a *attack) {
-		d := a.start(vt.Config{})
-		at := subjectBase + 5<<20
-		var list []byte
-		for i := range uint32(256) {
-			list = binary.LittleEndian.AppendUint32(list, uint32(at>>12)+i)
-		}
-		for range a.scale(50) {
-			a.must(a.w.ram.WriteAt(bytes.Repeat([]byte{1}, 4096), at))
-			d.Ring(0).Do(list, 0)
-			require.Equal(a, make([]byte, 4096), d.Get(at, 4096))
-			d.Ring(1).Do(list, 0)
-			d.Ring(1).Do(list, 0) // what was never inflated
-		}
-	}},
-	{name: "T80_ConfigStorm", devices: onlyBalloon, run: func(a *attack) {
-		d := a.start(vt.Config{})
-		a.storm(vt.ConfigSpace+4, 0xffffffff, a.scale(5000))
-		for i := range a.scale(50) {
-			a.s.balloon.SetTarget(uint64(i) << 12)
-			a.serve(d)
-		}
-		a.join()
-	}},
 }
-
-var onlyBalloon = []string{"balloon"}

@@ -51,7 +51,7 @@ func TestMalformedChains(t *testing.T) {
 					limit = time.Second
 				}
 				require.Less(t, m.longest, limit)
-				w := &attack{t, m.w, m.s}
+				w := &attack{TB: t, w: m.w, s: m.s}
 				w.alive()
 			})
 			before.compare(t)
@@ -63,7 +63,7 @@ func TestMalformedChains(t *testing.T) {
 func warm(t *testing.T) {
 	t.Run("warm", func(t *testing.T) {
 		s := newSubject(t, "console")
-		(&attack{t, inProcess(t, s, false), s}).alive()
+		(&attack{TB: t, w: inProcess(t, s, false), s: s}).alive()
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -379,6 +380,7 @@ func chainAttacks() []listed {
 	var out []listed
 	for _, c := range list {
 		out = append(out, listed{name: c.name, run: func(a *attack) {
+			a.long = strings.HasPrefix(c.name, "T20_")
 			a.eachVictim(vt.Config{Without: c.without}, func(d *vt.Driver, r *vt.Ring, fire func()) {
 				// Memory that the driver does not use stays as it is.
 				a.must(a.w.ram.WriteAt(bytes.Repeat([]byte{0xc3}, 64), at))

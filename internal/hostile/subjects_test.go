@@ -39,13 +39,14 @@ type subject struct {
 type victim struct {
 	queue   int
 	trigger func(a *attack, d *vt.Driver) // besides a kick; may be nil
+	long    bool                          // takes chains as long as memory
 }
 
 // subjectNames are all of them.
-var subjectNames = []string{"blk", "vsock", "rng", "console", "pmem", "balloon", "blk-ro"}
+var subjectNames = []string{"blk", "vsock", "rng", "console", "pmem", "balloon", "blk-ro", "balloon-stats"}
 
 // onlySpecial are subjects that only the attacks made for them are for.
-var onlySpecial = []string{"blk-ro"}
+var onlySpecial = []string{"blk-ro", "balloon-stats"}
 
 // maxQueues is the most queues that any of them has.
 const maxQueues = 5
@@ -67,11 +68,11 @@ func newSubject(t testing.TB, name string) *subject {
 	case "pmem":
 		s.dev = virtio.NewPMem(4<<30, 2<<20)
 		s.request, s.room, s.used = make([]byte, 4), 4, 4
-	case "balloon":
-		s.balloon = virtio.NewBalloon(virtio.BalloonConfig{})
+	case "balloon", "balloon-stats":
+		s.balloon = virtio.NewBalloon(virtio.BalloonConfig{Stats: name == "balloon-stats"})
 		s.dev = s.balloon
 		s.request = binary.LittleEndian.AppendUint32(nil, uint32(subjectBase+7<<20)>>12)
-		s.victims = []victim{{queue: 0}, {queue: 1}}
+		s.victims = []victim{{queue: 0}, {queue: 1}, {queue: reportQueue, long: true}}
 	case "console":
 		h := &consoleHost{}
 		in, w := io.Pipe()
