@@ -124,16 +124,16 @@ var balloonAttacks = []listed{
 		// Neighbours are given away together, but not across the end of memory,
 		// upwards, downwards or in the midst of nonsense.
 		d := a.start(vt.Config{})
-		a.fill(4)
+		a.fill(6)
 		last := a.w.end - page
 		a.must(a.w.ram.WriteAt(bytes.Repeat([]byte{0xb8}, page), last))
 		c := a.counted(func() {
 			d.Ring(inflateQueue).Do(pfns(last, a.w.end, a.w.end+page, balloonAt, 1<<43, balloonAt+page), 0)
-			d.Ring(inflateQueue).Do(pfns(a.w.end+page, a.w.end, last, hole, balloonAt+3*page, hole-page), 0)
+			d.Ring(inflateQueue).Do(pfns(a.w.end+page, a.w.end, last, hole, balloonAt+4*page, balloonAt+3*page, hole-page), 0)
 		})
-		require.Equal(a, virtio.BalloonCounters{Inflated: 5 * page, Ignored: 7 * page}, c)
+		require.Equal(a, virtio.BalloonCounters{Inflated: 6 * page, Ignored: 7 * page}, c)
 		require.Equal(a, make([]byte, page), d.Get(last, page))
-		a.gone(4, 0, 1, 3)
+		a.gone(6, 0, 1, 3, 4)
 	}},
 	{name: "T78_ThousandsOfNumbers", devices: onlyBalloon, run: func(a *attack) {
 		// As many as a chain can have, none of them RAM, over and over: the
