@@ -78,7 +78,7 @@ var house = map[string]room{
 	"cmd/kvmrig":        {[]string{"internal/rig"}, "its main"},
 
 	"examples":           {nil, "tests of the programs in it"},
-	"bench":              {[]string{"sandbox", "vmm", "kernel", "guest/initramfs"}, "measurements beside the peers"},
+	"bench":              {[]string{"sandbox", "vmm", "devices", "kvm", "kvm/guestmem", "kernel", "guest/initramfs"}, "measurements beside the peers, of each layer by itself"},
 	"examples/hello":     {[]string{"sandbox"}, "the library in a few lines"},
 	"examples/image":     {[]string{"sandbox"}, "the same in an image"},
 	"examples/bootlinux": {[]string{"vmm"}, "the machine in a few more"},
