@@ -200,9 +200,11 @@ func tellAbout(t testing.TB, name string) {
 			t.Logf("KVM's counters (%v):\n%s", err, out)
 			time.Sleep(time.Second)
 		}
-		t.Log(whereVCPUsAre())
 		n, err := strconv.Atoi(pid)
 		if err == nil {
+			// Where the vCPUs are: in the log, which follows.
+			t.Log("asked for its registers:", syscall.Kill(n, syscall.SIGUSR1))
+			time.Sleep(2 * time.Second)
 			err = syscall.Kill(n, syscall.SIGQUIT)
 		}
 		t.Log("asked for its goroutines:", err)
@@ -221,21 +223,4 @@ func tellAbout(t testing.TB, name string) {
 		}
 		t.Logf("end of %s (%v):\n%s", filepath.Base(path), err, data)
 	}
-}
-
-// whereVCPUsAre is what KVM's tracepoints tell of half a second: for each exit
-// its reason and the guest's instruction pointer. A guest that neither halts
-// nor answers is found by these, since the host's timer ends KVM_RUN too.
-func whereVCPUsAre() string {
-	const script = `
-		mountpoint -q /sys/kernel/tracing || mount -t tracefs none /sys/kernel/tracing
-		cd /sys/kernel/tracing && echo > trace && echo 1 > events/kvm/enable || exit
-		sleep 0.5
-		echo 0 > events/kvm/enable
-		echo "exits by instruction pointer:"
-		grep -o 'kvm_exit:.*reason [^ ]* rip [^ ]*' trace | sed 's/vcpu [0-9]* //' | sort | uniq -c | sort -rn | head -40
-		echo "last events:"
-		tail -120 trace`
-	out, err := exec.Command("sh", "-c", script).CombinedOutput()
-	return fmt.Sprintf("KVM's tracepoints (%v):\n%s", err, out)
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,9 +63,31 @@ func TestVolume(t *testing.T) {
 	needVM(t)
 	sb := create(t, "volume", sandbox.Config{Memory: 512})
 	t.Run("a timeout is one command's", func(t *testing.T) { testTimeoutAlone(t, sb) })
+	t.Run("where the vCPUs are", func(t *testing.T) { testRegisters(t, sb) })
 	t.Run("at once", func(t *testing.T) { testAtOnce(t, sb, 200) })
 	t.Run("stdin", func(t *testing.T) { testStdin(t, sb, int64(volume(1024, 16))<<20) })
 	t.Run("many short commands", func(t *testing.T) { testManyShort(t, sb, volume(10_000, 200)) })
+}
+
+// testRegisters asks the monitor, by a signal, where the guest's vCPUs are: a
+// failed test's report depends on the answer (tellAbout).
+func testRegisters(t *testing.T, sb *sandbox.Sandbox) {
+	pids := monitors(t)
+	require.Len(t, pids, 1)
+	pid, err := strconv.Atoi(pids[0])
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGUSR1))
+	log := filepath.Join(os.Getenv("XDG_STATE_HOME"), "sandpit", "sandboxes", sb.Name(), "monitor.log")
+	const wanted = 10 // samples of one vCPU
+	require.Eventually(t, func() bool {
+		data, err := os.ReadFile(log)
+		require.NoError(t, err)
+		return strings.Count(string(data), "where a vCPU is") == wanted
+	}, 30*time.Second, 50*time.Millisecond)
+	data, err := os.ReadFile(log)
+	require.NoError(t, err)
+	require.Regexp(t, `msg="where a vCPU is" cpu=0 running=(true|false) rip=0x[0-9a-f]+ cs=0x[0-9a-f]+ rflags=0x`, string(data))
+	require.NoError(t, sb.Command(deadline(t), "true").Run(), "the guest goes on")
 }
 
 // testAtOnce runs n commands that all run until each has been told its own

@@ -17,6 +17,8 @@ func (e *Error) Unwrap() error { return e.Err }
 var (
 	ErrClosed  = errors.New("machine is closed")
 	ErrStarted = errors.New("machine was already started")
+
+	errNotRunning = errors.New("machine is not running")
 )
 
 // ErrTruncated ends a machine that read from persistent memory what is no longer

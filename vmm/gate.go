@@ -42,6 +42,12 @@ func (g *gate) open() {
 	}
 }
 
+func (g *gate) isShut() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.shut
+}
+
 // end opens the gate for good: pass returns false from now on.
 func (g *gate) end() {
 	g.mu.Lock()

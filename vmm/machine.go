@@ -37,7 +37,10 @@ type Machine struct {
 
 	// gate is what Pause closes and Resume opens; vCPUs wait at it.
 	gate gate
-	halt haltWatch
+	// pausing is held by those who shut and open the gate, so that none opens
+	// what another has shut. It comes before gate.mu.
+	pausing sync.Mutex
+	halt    haltWatch
 
 	birth     time.Time // when New was called
 	started   atomic.Bool
@@ -166,24 +169,33 @@ func (m *Machine) end(r Reason, err error) {
 // does nothing.
 func (m *Machine) Pause(ctx context.Context) error {
 	if !m.started.Load() {
-		return &Error{Op: "pause", Err: errors.New("machine is not running")}
+		return &Error{Op: "pause", Err: errNotRunning}
 	}
-	m.gate.close()
-	for _, v := range m.vcpus {
-		v.vcpu.Kick()
-	}
-	if err := m.gate.waitParked(ctx, len(m.vcpus)); err != nil {
+	m.pausing.Lock()
+	defer m.pausing.Unlock()
+	if err := m.stopVCPUs(ctx); err != nil {
 		m.gate.open()
 		return &Error{Op: "pause", Err: err}
 	}
 	return nil
 }
 
+// stopVCPUs returns when every vCPU waits at the gate.
+func (m *Machine) stopVCPUs(ctx context.Context) error {
+	m.gate.close()
+	for _, v := range m.vcpus {
+		v.vcpu.Kick()
+	}
+	return m.gate.waitParked(ctx, len(m.vcpus))
+}
+
 // Resume lets the vCPUs of a paused machine go on.
 func (m *Machine) Resume() error {
 	if !m.started.Load() {
-		return &Error{Op: "resume", Err: errors.New("machine is not running")}
+		return &Error{Op: "resume", Err: errNotRunning}
 	}
+	m.pausing.Lock()
+	defer m.pausing.Unlock()
 	m.gate.open()
 	return nil
 }

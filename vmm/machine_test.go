@@ -215,6 +215,49 @@ func TestPauseAndResume(t *testing.T) {
 	require.Equal(t, vmm.Stopped{}, <-done, "a paused machine ends too")
 }
 
+func TestRegistersOfARunningMachine(t *testing.T) {
+	var c counter
+	// mov bx, 0x1234; l: in al, 0x80; jmp l
+	m := newMachine(t, vmm.Config{
+		Load: realMode(0xbb, 0x34, 0x12, 0xe4, 0x80, 0xeb, 0xfc),
+		PIO:  []vmm.Window{{Name: "counter", Base: 0x80, Size: 1, Handler: &c}},
+	})
+	_, err := m.Registers(context.Background())
+	require.ErrorContains(t, err, "not running")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan vmm.Reason)
+	go func() {
+		r, _ := m.Run(ctx)
+		done <- r
+	}()
+	look := func() {
+		all, err := m.Registers(ctx)
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		require.EqualValues(t, 0x1234, all[0].RBX&0xffff)
+		require.True(t, all[0].Running())
+		require.Zero(t, all[0].CS.Base)
+	}
+	goesOn := func() {
+		before := c.count()
+		require.Eventually(t, func() bool { return c.count() > before }, 10*time.Second, time.Millisecond)
+	}
+	goesOn()
+	look()
+	goesOn()
+	require.NoError(t, m.Pause(ctx))
+	look()
+	before := c.count()
+	time.Sleep(5 * time.Millisecond)
+	require.Equal(t, before, c.count(), "a paused machine stays paused")
+	require.NoError(t, m.Resume())
+	goesOn()
+	cancel()
+	require.Equal(t, vmm.Stopped{}, <-done)
+	_, err = m.Registers(context.Background())
+	require.ErrorContains(t, err, "ended")
+}
+
 func TestTraceSeesEveryExit(t *testing.T) {
 	var steps, exits []string
 	m := newMachine(t, vmm.Config{

@@ -217,6 +217,7 @@ func (m *monitor) boot() (stage string, err error) {
 	if stage, err := m.start(); err != nil {
 		return stage, err
 	}
+	m.housekeeping.Go(m.watchRegisters) // a boot that does not end is asked too
 	ctx, cancel := context.WithTimeout(context.Background(), m.spec.BootTimeout)
 	defer cancel()
 	if stage, err := m.meetAgent(ctx); err != nil {
